@@ -1,0 +1,117 @@
+"""What flows between the parts: batches, embeddings, similarities, teachers, the training state.
+
+Shapes: B rows of a (global) batch, each one caption with its image; H = W image size; L token length;
+E embedding width; D teacher feature width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from flax import struct
+
+Params = Any  # a pytree of arrays
+
+
+@struct.dataclass
+class Batch:
+    """One training batch. Host work stays uint8 and int32; normalisation happens on device.
+
+    image: uint8 [B, H, W, 3], resized and centre-cropped.
+    tokens: int32 [B, L], CLIP token ids, zero-padded after the end-of-text token.
+    image_index: int32 [B], number of the image in its split; equal numbers are joint positives.
+    caption_index: int32 [B], number of the caption in its split.
+    teacher_image: uint8 [B, H', W', 3] where the image teacher needs other pixels than `image`, else None.
+    teacher_text: {'input_ids', 'attention_mask'}: int32 [B, L'] for a live text teacher, else None.
+    skipped: int32 [], rows of this batch replaced because their image was unreadable (`on_bad_image='skip'`).
+    """
+
+    image: jax.Array | np.ndarray
+    tokens: jax.Array | np.ndarray
+    image_index: jax.Array | np.ndarray
+    caption_index: jax.Array | np.ndarray
+    teacher_image: jax.Array | np.ndarray | None = None
+    teacher_text: dict[str, jax.Array | np.ndarray] | None = None
+    skipped: jax.Array | np.ndarray | None = None
+
+
+@struct.dataclass
+class Embeddings:
+    """What the student says of a batch, all [B, E], not normalised.
+
+    A pair of heads that the losses do not use is absent; its fields then hold the raw CLIP features
+    (reference unire/model.py:148-166).
+    """
+
+    cross_image: jax.Array
+    cross_text: jax.Array
+    uni_image: jax.Array
+    uni_text: jax.Array
+
+
+@struct.dataclass
+class Similarities:
+    """Cosine similarities of one batch, [..., B, B], float32 or wider: the interface between models and losses.
+
+    A dual encoder fills them from embeddings (`similarity.py`); a cross-attention model can write
+    `image_text` directly.
+
+    image_text: S[i, t] between image i and caption t.
+    image_image, text_text: between the images, and between the captions; the diagonal is kept.
+    """
+
+    image_text: jax.Array
+    image_image: jax.Array
+    text_text: jax.Array
+
+
+@struct.dataclass
+class SoftLabels:
+    """How alike the frozen teachers find the samples: cosine similarities [..., B, B], not yet softmaxed."""
+
+    image: jax.Array
+    text: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A frozen uni-modal encoder as a pure function, called inside the jitted train step.
+
+    name: for messages and logs.
+    params: pytree of arrays, float32 unless the user asked otherwise.
+    apply: (params, inputs) -> features [B, D] in float32; pure, traceable.
+    inputs: what `apply` takes beside params:
+        'pixels'  uint8 [B, image_size, image_size, 3];
+        'text'    {'input_ids', 'attention_mask'} int32 [B, L];
+        'index'   int32 [B], image (or caption) numbers: the features were computed beforehand.
+    image_size: pixels per side, for 'pixels'.
+    tokenize: for 'text': captions -> {'input_ids', 'attention_mask'} int32 [N, L], padded to the longest.
+    """
+
+    name: str
+    params: Params
+    apply: Callable[[Params, Any], jax.Array]
+    inputs: Literal["pixels", "text", "index"]
+    image_size: int | None = None
+    tokenize: Callable[[list[str]], dict[str, np.ndarray]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Teachers:
+    """The image teacher and the text teacher of a run."""
+
+    image: Teacher
+    text: Teacher
+
+
+@struct.dataclass
+class TrainState:
+    """All that training changes. `params` = {'model': linen params, 'taus': {name: float32 []}}."""
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
