@@ -1,0 +1,115 @@
+"""CLIP's two towers: a vision transformer and a causal text transformer (SPEC S1; reference clip/model.py)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cusa_jax.errors import InputError
+from cusa_jax.models.layers import LayerNorm, Transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """Sizes of a CLIP model. Heads default to width // 64, the rule of every released CLIP."""
+
+    embed_dim: int
+    image_size: int
+    patch_size: int
+    vision_width: int
+    vision_layers: int
+    text_width: int
+    text_layers: int
+    context_length: int = 77
+    vocab_size: int = 49408
+    activation: str = "quick_gelu"
+    vision_heads: int = 0
+    text_heads: int = 0
+
+    def __post_init__(self):
+        for tower in ("vision", "text"):
+            if not getattr(self, f"{tower}_heads"):
+                object.__setattr__(self, f"{tower}_heads", getattr(self, f"{tower}_width") // 64)
+        if self.image_size % self.patch_size:
+            raise InputError(
+                f"model: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+
+
+PRESETS = {
+    "vit_b_32": ClipConfig(512, 224, 32, 768, 12, 512, 12),
+    "vit_b_16": ClipConfig(512, 224, 16, 768, 12, 512, 12),
+    "vit_l_14": ClipConfig(768, 224, 14, 1024, 24, 768, 12),
+    "vit_l_14_336": ClipConfig(768, 336, 14, 1024, 24, 768, 12),
+    # The embedded world's student: same code, real tokens, two minutes on two cores.
+    "toy": ClipConfig(64, 32, 8, 64, 2, 64, 2),
+}
+
+
+class VisionTransformer(nn.Module):
+    """Normalised pixels [B, H, W, 3] -> features [B, E]: the class token, projected."""
+
+    config: ClipConfig
+    remat: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        c = self.config
+        init = nn.initializers.normal(c.vision_width**-0.5)
+        if pixels.shape[1:] != (c.image_size, c.image_size, 3):
+            raise InputError(
+                f"images of shape {pixels.shape[1:]}, but the model takes {c.image_size} px squares"
+            )
+        x = self._patches(pixels.astype(self.dtype))
+        class_token = self.param("class_embedding", init, (c.vision_width,))
+        x = jnp.concatenate(
+            [jnp.broadcast_to(class_token, (len(x), 1, c.vision_width)).astype(x.dtype), x], axis=1
+        )
+        x = x + self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)
+        x = LayerNorm(dtype=self.dtype, name="ln_pre")(x)
+        x = Transformer(
+            c.vision_layers, c.vision_heads, False, c.activation, self.remat, self.dtype, name="transformer"
+        )(x)
+        x = LayerNorm(dtype=self.dtype, name="ln_post")(x[:, 0])
+        return x @ self.param("projection", init, (c.vision_width, c.embed_dim)).astype(x.dtype)
+
+    def _patches(self, pixels: jax.Array) -> jax.Array:
+        """Non-overlapping patches -> [B, patches, width]; a convolution with stride = kernel is one matmul."""
+        p, width = self.config.patch_size, self.config.vision_width
+        grid = self.config.image_size // p
+        kernel = self.param("patch_kernel", nn.initializers.lecun_normal(in_axis=(0, 1, 2)), (p, p, 3, width))
+        blocks = pixels.reshape(-1, grid, p, grid, p, 3).swapaxes(2, 3).reshape(-1, grid * grid, p * p * 3)
+        return blocks @ kernel.reshape(p * p * 3, width).astype(self.dtype)
+
+
+class TextTransformer(nn.Module):
+    """Token ids int32 [B, L] -> features [B, E]: the end-of-text position, projected.
+
+    L may be anything up to the context length: attention is causal and padding follows the end-of-text token,
+    so cutting the padding leaves the feature as it is (SPEC P3).
+    """
+
+    config: ClipConfig
+    remat: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        c = self.config
+        embedding = self.param("token_embedding", nn.initializers.normal(0.02), (c.vocab_size, c.text_width))
+        positions = self.param(
+            "position_embedding", nn.initializers.normal(0.01), (c.context_length, c.text_width)
+        )
+        if tokens.shape[1] > c.context_length:
+            raise InputError(f"captions of {tokens.shape[1]} tokens, but the model takes {c.context_length}")
+        x = (embedding[tokens] + positions[: tokens.shape[1]]).astype(self.dtype)
+        x = Transformer(
+            c.text_layers, c.text_heads, True, c.activation, self.remat, self.dtype, name="transformer"
+        )(x)
+        x = LayerNorm(dtype=self.dtype, name="ln_final")(x)
+        # End-of-text is the highest id of the vocabulary, and argmax takes the first of several.
+        x = x[jnp.arange(len(x)), tokens.argmax(axis=-1)]
+        init = nn.initializers.normal(c.text_width**-0.5)
+        return x @ self.param("projection", init, (c.text_width, c.embed_dim)).astype(x.dtype)

@@ -1,0 +1,89 @@
+"""The pre-LN transformer that both CLIP towers are made of (reference clip/model.py:154-202).
+
+Parameters are float32; `dtype` is the compute dtype. Layer norms and the attention softmax work in float32 or
+wider whatever `dtype` says.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    # OpenAI's weights were trained with the first, most open_clip weights with the second.
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's layer norm: eps 1e-5, and the two-pass variance (the fast one cancels for near-constant rows)."""
+
+    epsilon: float = 1e-5
+    use_fast_variance: bool = False
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over x [B, L, W] with one fused projection to queries, keys and values."""
+
+    heads: int
+    causal: bool
+    out_std: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, length, width = x.shape
+        in_init = nn.initializers.normal(width**-0.5)
+        qkv = nn.Dense(3 * width, kernel_init=in_init, dtype=self.dtype, name="in_proj")(x)
+        query, key, value = jnp.split(qkv.reshape(batch, length, 3 * self.heads, -1), 3, axis=2)
+        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+        out_init = nn.initializers.normal(self.out_std)
+        return nn.Dense(width, kernel_init=out_init, dtype=self.dtype, name="out_proj")(
+            mixed.reshape(batch, length, width)
+        )
+
+
+class Block(nn.Module):
+    """x + attention(LN x), then x + MLP(LN x)."""
+
+    heads: int
+    causal: bool
+    activation: str
+    out_std: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        normed = LayerNorm(dtype=self.dtype, name="ln_1")(x)
+        x = x + Attention(self.heads, self.causal, self.out_std, self.dtype, name="attn")(normed)
+        hidden = LayerNorm(dtype=self.dtype, name="ln_2")(x)
+        fc_init = nn.initializers.normal((2 * width) ** -0.5)
+        hidden = nn.Dense(4 * width, kernel_init=fc_init, dtype=self.dtype, name="fc")(hidden)
+        hidden = ACTIVATIONS[self.activation](hidden)
+        proj_init = nn.initializers.normal(self.out_std)
+        return x + nn.Dense(width, kernel_init=proj_init, dtype=self.dtype, name="proj")(hidden)
+
+
+class Transformer(nn.Module):
+    """`layers` blocks over x [B, L, W]; `remat` recomputes each block's activations in the backward pass.
+
+    Fresh weights follow CLIP's text tower (reference clip/model.py:300-313), in the image tower too.
+    """
+
+    layers: int
+    heads: int
+    causal: bool
+    activation: str
+    remat: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        block = nn.remat(Block) if self.remat else Block
+        out_std = (x.shape[-1] * 2 * self.layers) ** -0.5
+        for n in range(self.layers):
+            x = block(self.heads, self.causal, self.activation, out_std, self.dtype, name=f"block_{n}")(x)
+        return x
