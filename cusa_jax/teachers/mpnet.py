@@ -1,0 +1,164 @@
+"""MPNet (Song et al., NeurIPS 2020), the encoder of all-mpnet-base-v2, CUSA's text teacher.
+
+BERT with two differences: positions are counted over real tokens and start after the padding id, and every
+layer adds the same learned bias of the relative position to its attention scores. `transformers` never had
+a Flax version; this one follows its PyTorch MPNetModel (transformers 4.57, modeling_mpnet.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cusa_jax.errors import InputError
+
+MAX_DISTANCE = 128  # positions further apart than this share one bucket
+
+IGNORED_KEYS = {
+    r"pooler\.dense\.(weight|bias)": "sentence embeddings are the mean over tokens",
+    r"embeddings\.position_ids": "a buffer of 0, 1, 2, ...",
+    r"lm_head\..*": "the head of masked-language pretraining",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MPNetConfig:
+    """Sizes, under the names of the Hugging Face config.json. Raises InputError where they do not go together."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    relative_attention_num_buckets: int
+    layer_norm_eps: (
+        float  # stated, never assumed: transformers' own default is not that of the published weights
+    )
+    pad_token_id: int
+    hidden_act: str = "gelu"
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} heads"
+            )
+        if self.hidden_act != "gelu":
+            raise InputError(f"hidden_act {self.hidden_act!r}: MPNet is defined with 'gelu'")
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text: the first token has position pad_token_id + 1."""
+        return self.max_position_embeddings - self.pad_token_id - 1
+
+
+class MPNet(nn.Module):
+    """input_ids, attention_mask int32 [B, L] -> token states float32 [B, L, hidden_size], not pooled.
+
+    dtype: of the computation; parameters are float32.
+    """
+
+    config: MPNetConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        config = self.config
+
+        def embed(size: int, features: int, name: str) -> nn.Embed:
+            return nn.Embed(
+                size, features, embedding_init=nn.initializers.normal(0.02), dtype=self.dtype, name=name
+            )
+
+        # Padding takes the position of the padding id; real tokens count on from there.
+        positions = jnp.cumsum(attention_mask, axis=1) * attention_mask + config.pad_token_id
+        states = embed(config.vocab_size, config.hidden_size, "words")(input_ids)
+        states += embed(config.max_position_embeddings, config.hidden_size, "positions")(positions)
+        states = layer_norm(config, self.dtype, "embeddings_norm")(states)
+
+        buckets = relative_position_buckets(input_ids.shape[1], config.relative_attention_num_buckets)
+        bias = embed(config.relative_attention_num_buckets, config.num_attention_heads, "relative_bias")(
+            buckets
+        )
+        bias = bias.transpose(2, 0, 1)[None]  # [1, heads, L, L], shared by all layers
+        for number in range(config.num_hidden_layers):
+            states = Layer(config, self.dtype, name=f"layer_{number}")(states, bias, attention_mask)
+        return states.astype(jnp.float32)
+
+
+class Layer(nn.Module):
+    """Post-LN transformer layer: [B, L, D] -> [B, L, D]."""
+
+    config: MPNetConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, states: jax.Array, bias: jax.Array, mask: jax.Array) -> jax.Array:
+        config = self.config
+        batch, length, width = states.shape
+
+        def dense(features: int, name: str) -> nn.Dense:
+            return nn.Dense(features, kernel_init=nn.initializers.normal(0.02), dtype=self.dtype, name=name)
+
+        query, key, value = (
+            dense(width, name)(states).reshape(batch, length, config.num_attention_heads, -1)
+            for name in ("query", "key", "value")
+        )
+        seen = jnp.asarray(mask[:, None, None, :], bool)  # every token sees the real tokens
+        attended = jax.nn.dot_product_attention(query, key, value, bias=bias, mask=seen)
+        attended = dense(width, "attention_out")(attended.reshape(batch, length, width))
+        states = layer_norm(config, self.dtype, "attention_norm")(states + attended)
+
+        hidden = nn.gelu(dense(config.intermediate_size, "mlp_in")(states), approximate=False)
+        return layer_norm(config, self.dtype, "mlp_norm")(states + dense(width, "mlp_out")(hidden))
+
+
+def layer_norm(config: MPNetConfig, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def relative_position_buckets(length: int, buckets: int) -> np.ndarray:
+    """int32 [length, length]: the bucket of (query row, key column), as T5's bidirectional relative attention.
+
+    The first half of the buckets is for keys at or before the query, the second half for keys after it. Within
+    a half, the nearer half of the buckets holds one distance each; the rest grow geometrically to MAX_DISTANCE.
+    """
+    offset = np.arange(length)[None, :] - np.arange(length)[:, None]
+    half = buckets // 2
+    exact = half // 2
+    distance = np.abs(offset)
+    # float32, because distances at the edge of a bucket are rounded where the weights were trained.
+    growth = np.log(np.maximum(distance, 1).astype(np.float32) / exact) / np.float32(
+        np.log(MAX_DISTANCE / exact)
+    )
+    far = np.minimum(exact + (growth * (half - exact)).astype(np.int32), half - 1)
+    return np.where(offset > 0, half, 0) + np.where(distance < exact, distance, far).astype(np.int32)
+
+
+def key_table(config: MPNetConfig) -> dict[str, str]:
+    """Our modules -> the modules of a Hugging Face MPNet checkpoint."""
+    table = {
+        "words": "embeddings.word_embeddings",
+        "positions": "embeddings.position_embeddings",
+        "embeddings_norm": "embeddings.LayerNorm",
+        "relative_bias": "encoder.relative_attention_bias",
+    }
+    layer = {
+        "query": "attention.attn.q",
+        "key": "attention.attn.k",
+        "value": "attention.attn.v",
+        "attention_out": "attention.attn.o",
+        "attention_norm": "attention.LayerNorm",
+        "mlp_in": "intermediate.dense",
+        "mlp_out": "output.dense",
+        "mlp_norm": "output.LayerNorm",
+    }
+    for number in range(config.num_hidden_layers):
+        table |= {
+            f"layer_{number}/{ours}": f"encoder.layer.{number}.{theirs}" for ours, theirs in layer.items()
+        }
+    return table
