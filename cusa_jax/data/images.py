@@ -1,0 +1,68 @@
+"""CLIP's image preprocessing, bit for bit what the reference feeds its model.
+
+The host resizes and crops with Pillow and keeps uint8; the device normalises. Sources: reference
+clip/clip.py:79 (`_transform`) and torchvision's Resize and CenterCrop, whose rounding is kept (SPEC P4).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+from PIL import Image
+
+from cusa_jax.errors import InputError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Bitmaps only. Pillow would also take formats that it hands to other programs (EPS to Ghostscript).
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Decode an image file to RGB. EXIF orientation is ignored, as the reference does.
+
+    Raises:
+      InputError: the file is missing, truncated, too large to be honest, or not an image.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: image not found; check data.path and data.image_root") from error
+    except Exception as error:  # a corrupt file can make Pillow's decoders raise almost anything
+        raise InputError(f"{path}: not a readable image ({error})") from error
+
+
+def preprocess(image: Image.Image, size: int) -> np.ndarray:
+    """RGB, bicubic resize of the short side to `size`, centre crop: uint8 [size, size, 3].
+
+    The long side is truncated, int(size * long / short), and the crop offset rounded half to even.
+    """
+    image = image.convert("RGB")
+    short = min(image.size)
+    width, height = (int(size * side / short) for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def load_image(path: str | Path, size: int) -> np.ndarray:
+    """`preprocess` of an image file: uint8 [size, size, 3]. Errors as in `open_image`."""
+    return preprocess(open_image(path), size)
+
+
+def normalise(
+    pixels: ArrayLike,
+    dtype: DTypeLike = jnp.float32,
+    *,
+    mean: tuple[float, ...] = CLIP_MEAN,
+    std: tuple[float, ...] = CLIP_STD,
+) -> jax.Array:
+    """(pixels / 255 - mean) / std over uint8 [..., 3], computed in float32 and then cast to `dtype`."""
+    scaled = jnp.asarray(pixels, jnp.float32) / 255
+    return ((scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)).astype(dtype)

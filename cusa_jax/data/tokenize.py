@@ -1,0 +1,97 @@
+"""CLIP's byte-pair tokens, exactly (reference clip/simple_tokenizer.py and clip/clip.py:205; SPEC P2)."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import html
+import re
+from importlib import resources
+
+import ftfy
+import numpy as np
+from tokenizers import Regex, models, pre_tokenizers
+
+CONTEXT_LENGTH = 77
+LENGTH_BUCKETS = (16, 24, 32, 48, 64, 77)
+_MERGES = 49152 - 256 - 2  # the table is longer; CLIP's vocabulary stops here
+_WORD = r"(?i)<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+
+class ClipTokenizer:
+    """Texts to token ids: ftfy, HTML unescaping and lower-casing, then byte-level BPE.
+
+    sot, eot: ids of the start- and end-of-text tokens, the last two of the 49408 (`vocab_size`).
+    """
+
+    def __init__(self) -> None:
+        merges = _read_merges()
+        # CLIP numbers the bytes by the code point that stands for them.
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), *map("".join, merges)]
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        self.sot, self.eot = len(tokens), len(tokens) + 1
+        self.vocab_size = len(tokens) + 2
+        self._special = {"<|startoftext|>": self.sot, "<|endoftext|>": self.eot}
+        self._bpe = models.BPE(vocabulary, merges, end_of_word_suffix="</w>")
+        self._words = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_WORD), "removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        self._encode_chunk = functools.lru_cache(maxsize=1 << 18)(self._encode_chunk_uncached)
+
+    def __call__(self, texts: list[str], context_length: int = CONTEXT_LENGTH) -> tuple[np.ndarray, int]:
+        """Token ids, int32 [N, context_length], and how many texts were too long and had to be cut.
+
+        A row is <sot> text <eot>, padded with zeros; a text that is cut still ends in <eot>.
+        """
+        ids = np.zeros((len(texts), context_length), np.int32)
+        truncated = 0
+        for row, text in zip(ids, texts, strict=True):
+            tokens = [self.sot, *self.encode(text), self.eot]
+            if len(tokens) > context_length:
+                truncated += 1
+                tokens[context_length - 1 :] = [self.eot]
+            row[: len(tokens)] = tokens
+        return ids, truncated
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one text, of any length, without <sot> and <eot>.
+
+        As in the reference, "<|startoftext|>" and "<|endoftext|>" written in a text become those tokens.
+        """
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        # No word spans white space, so the chunks between it can be encoded, and remembered, one by one.
+        chunks = re.sub(r"\s+", " ", text).strip().lower().split(" ")
+        return [token for chunk in chunks for token in self._encode_chunk(chunk)]
+
+    def _encode_chunk_uncached(self, chunk: str) -> tuple[int, ...]:
+        ids: list[int] = []
+        for word, _ in self._words.pre_tokenize_str(chunk):
+            special = self._special.get(word)
+            ids += [token.id for token in self._bpe.tokenize(word)] if special is None else [special]
+        return tuple(ids)
+
+
+def text_lengths(ids: np.ndarray) -> np.ndarray:
+    """Lengths of zero-padded rows [N, L], int32 [N]: the last non-zero id ends the text (0 is also a token)."""
+    return (ids.shape[1] - np.argmax(ids[:, ::-1] != 0, axis=1)).astype(np.int32)
+
+
+def text_length_bucket(lengths: np.ndarray, buckets: tuple[int, ...] = LENGTH_BUCKETS) -> int:
+    """The smallest bucket that holds the longest text; that text's own length if none does.
+
+    Few distinct lengths mean few compilations. Cutting padding changes no feature: it comes after <eot>, and
+    the text tower is causal (SPEC P3).
+    """
+    longest = int(np.max(lengths))
+    return next((bucket for bucket in buckets if bucket >= longest), longest)
+
+
+def _read_merges() -> list[tuple[str, str]]:
+    table = resources.files("cusa_jax") / "assets" / "clip_bpe" / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(table.read_bytes()).decode("utf-8").split("\n")
+    pairs = (line.split() for line in lines[1 : 1 + _MERGES])  # the first line is a version comment
+    return [(first, second) for first, second in pairs]
