@@ -27,7 +27,7 @@ IGNORED_KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class MPNetConfig:
-    """Sizes, under the names of the Hugging Face config.json. Raises InputError where they do not go together."""
+    """Sizes, under their names in a Hugging Face config.json. Raises InputError where they disagree."""
 
     vocab_size: int
     hidden_size: int
@@ -36,17 +36,15 @@ class MPNetConfig:
     intermediate_size: int
     max_position_embeddings: int
     relative_attention_num_buckets: int
-    layer_norm_eps: (
-        float  # stated, never assumed: transformers' own default is not that of the published weights
-    )
+    # Must be stated: the default of transformers (1e-12) is not that of the published weights (1e-5).
+    layer_norm_eps: float
     pad_token_id: int
     hidden_act: str = "gelu"
 
     def __post_init__(self):
         if self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"hidden_size {self.hidden_size} is not a multiple of {self.num_attention_heads} heads"
-            )
+            heads = self.num_attention_heads
+            raise InputError(f"hidden_size {self.hidden_size} does not divide into {heads} heads")
         if self.hidden_act != "gelu":
             raise InputError(f"hidden_act {self.hidden_act!r}: MPNet is defined with 'gelu'")
 
@@ -122,10 +120,10 @@ def layer_norm(config: MPNetConfig, dtype: jnp.dtype, name: str) -> nn.LayerNorm
 
 
 def relative_position_buckets(length: int, buckets: int) -> np.ndarray:
-    """int32 [length, length]: the bucket of (query row, key column), as T5's bidirectional relative attention.
+    """int32 [length, length]: the bucket of (query row, key column), as in T5's bidirectional attention.
 
-    The first half of the buckets is for keys at or before the query, the second half for keys after it. Within
-    a half, the nearer half of the buckets holds one distance each; the rest grow geometrically to MAX_DISTANCE.
+    The first half of the buckets is for keys at or before the query, the second for keys after it. Within a
+    half, the nearer buckets hold one distance each; the farther half grow geometrically to MAX_DISTANCE.
     """
     offset = np.arange(length)[None, :] - np.arange(length)[:, None]
     half = buckets // 2

@@ -85,9 +85,8 @@ def test_saved_folder_loads_again(golden, tmp_path, dtype):
 
 def test_all_key_faults_in_one_line(golden, tmp_path):
     word, dense = "embeddings.word_embeddings.weight", "encoder.layer.1.output.dense.bias"
-    folder = write_folder(
-        tmp_path, golden, drop=[dense], reshape=word, extra={"surplus": np.zeros(2, np.float32)}
-    )
+    surplus = {"surplus": np.zeros(2, np.float32)}
+    folder = write_folder(tmp_path, golden, drop=[dense], reshape=word, extra=surplus)
     with pytest.raises(InputError) as caught:
         load(folder)
     told = str(caught.value)
