@@ -19,7 +19,7 @@ LOSSES = {  # the four rows of the paper's tables: which of (contrastive, CSA, U
     "cusa": ("contrastive", "csa", "usa"),
 }
 CHOICES = {
-    "model.name": tuple(PRESETS),
+    "model.name": (*PRESETS, "auto"),
     "model.dtype": ("float32", "bfloat16"),
     "data.on_bad_image": ("error", "skip"),
     "loss.negatives": ("global", "local"),
@@ -48,6 +48,7 @@ def default_config() -> ConfigDict:
     c.init_from = ""  # folder of a Hugging Face CLIP model; "" starts from random weights
     c.batch_size = 512  # over all devices and hosts; a sample is a caption
 
+    # 'auto' takes the sizes from init_from
     c.model = ConfigDict({"name": "vit_b_32", "dtype": "float32", "remat": False})
 
     c.data = ConfigDict()
@@ -55,6 +56,8 @@ def default_config() -> ConfigDict:
     c.data.image_root = ""  # "" = relative to the JSON file
     c.data.on_bad_image = "error"  # 'skip' takes the next caption and counts
     c.data.workers = 0  # loader processes; batches do not depend on it
+    # > 0: first write the embedded world, with so many training images, to data.path
+    c.data.world = ConfigDict({"train": 0, "val": 500, "test": 500})
     c.data.cut_text = True  # cut captions to the longest of the batch, in buckets: same features, less work
 
     c.loss = ConfigDict()
@@ -100,7 +103,7 @@ def with_argument(config: ConfigDict, argument: str | None) -> ConfigDict:
     """
     for item in filter(None, (argument or "").split(",")):
         key, _, value = item.partition("=")
-        allowed = {"model": tuple(PRESETS), "loss": tuple(LOSSES)}
+        allowed = {"model": CHOICES["model.name"], "loss": tuple(LOSSES)}
         if key not in allowed:
             raise InputError(f"--config: unknown argument '{key}' after ':'; it takes model=… and loss=…")
         if value not in allowed[key]:

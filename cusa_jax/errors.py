@@ -1,8 +1,9 @@
-"""The one exception that means "your input is at fault, and here is the way out"."""
+"""The exceptions that end a script with one line instead of a traceback; everything else is a bug and keeps it."""
 
 
 class InputError(ValueError):
-    """Bad input: one line that names the file, key or shape, and what to do about it.
+    """Bad input: one line that names the file, key or shape, and what to do about it."""
 
-    Scripts print the message alone and exit with status 2; everything else is a bug and keeps its traceback.
-    """
+
+class Diverged(ArithmeticError):
+    """Training met a NaN or an infinity; the message names the step and the quantity."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -42,14 +43,12 @@ def param_shardings(params: Any, mesh: Mesh) -> Any:
 
 def put_params(params: Any, mesh: Mesh) -> Any:
     """Host arrays -> arrays on the mesh; every process holds the same values."""
-    shardings = param_shardings(params, mesh)
-    return jax.tree.map(
-        lambda leaf, s: jax.make_array_from_callback(
-            leaf.shape, s, lambda index, x=np.asarray(leaf): x[index]
-        ),
-        params,
-        shardings,
-    )
+
+    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(one, params, param_shardings(params, mesh))
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
@@ -61,3 +60,20 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
         return jax.make_array_from_process_local_data(sharding, np.asarray(x))
 
     return jax.tree.map(one, batch)
+
+
+def put_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:
+    """Rows that every process holds alike -> one global array, split over the mesh."""
+    return jax.make_array_from_callback(rows.shape, batch_sharding(mesh), lambda index: rows[index])
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+    """A global array on every host."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    return multihost_utils.process_allgather(x, tiled=True)
+
+
+def round_up(rows: int, devices: int) -> int:
+    """The smallest number of rows >= `rows` that splits evenly over the devices."""
+    return -(-rows // devices) * devices

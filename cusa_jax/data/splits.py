@@ -1,0 +1,57 @@
+"""A split ready for the encoders: captions cleaned and tokenised, and exact relevance where it is known."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from cusa_jax.data.captions import CaptionTable, clean_captions, read_captions
+from cusa_jax.data.tokenize import ClipTokenizer, text_length_bucket, text_lengths
+from cusa_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """captions: the cleaned texts, as student and teacher read them. tokens: int32 [N, L] CLIP ids, padding cut to
+    a length bucket. relevance: bool [N, M] or None, whether image m satisfies caption n, annotated or not."""
+
+    table: CaptionTable
+    captions: list[str]
+    tokens: np.ndarray
+    relevance: np.ndarray | None
+
+
+def load_split(path: str, split: str, *, image_root: str, context_length: int) -> Split:
+    """Reads `split` of the dataset at `path`; `{split}_relevance.npy` beside it is used where it is there."""
+    table = read_captions(path, split, image_root=image_root)
+    captions = clean_captions(table.captions)
+    tokens, truncated = ClipTokenizer()(captions, context_length)
+    if truncated:
+        logging.warning("%s: %d captions over %d tokens were cut", split, truncated, context_length)
+    longest = min(text_length_bucket(text_lengths(tokens)), context_length)
+    return Split(table, captions, tokens[:, :longest], _relevance(Path(path), split, table))
+
+
+def caption_keys(table: CaptionTable) -> list[str]:
+    """What precomputed caption features are filed under: 'IMAGE_ID#k' for the k-th caption of an image."""
+    seen = [0] * len(table.image_ids)
+    keys = []
+    for image in table.caption_image:
+        keys.append(f"{table.image_ids[image]}#{seen[image]}")
+        seen[image] += 1
+    return keys
+
+
+def _relevance(path: Path, split: str, table: CaptionTable) -> np.ndarray | None:
+    file = (path if path.is_dir() else path.parent) / f"{split}_relevance.npy"
+    if not file.is_file():
+        return None
+    try:
+        relevance = np.load(file, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{file}: not a readable array ({error}); delete it or make it again") from error
+    shape = (len(table.captions), len(table.image_ids))
+    if relevance.shape != shape or relevance.dtype != bool:
+        raise InputError(f"{file}: {relevance.dtype} {relevance.shape}, but the split needs bool {shape}")
+    return relevance

@@ -1,0 +1,163 @@
+"""From a configuration to the parts of a run: data, student, teachers, recipe, starting state."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+from absl import logging
+from jax.sharding import Mesh
+
+from cusa_jax import optim, sharding, temperatures
+from cusa_jax.config import needs_teachers
+from cusa_jax.data import world
+from cusa_jax.data.pipeline import train_batches
+from cusa_jax.data.splits import Split, caption_keys, load_split
+from cusa_jax.errors import InputError
+from cusa_jax.models.clip import PRESETS, ClipConfig
+from cusa_jax.models.dual_encoder import DualEncoder, init_params
+from cusa_jax.step import Recipe, init_state
+from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
+from cusa_jax.types import Params, Teachers, TrainState
+from cusa_jax.weights.huggingface import read_clip
+from cusa_jax.weights.openai import clip_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything the training loop runs on. Parameters are on the mesh already.
+
+    batches yields this process's rows; teacher_params is None without teachers.
+    """
+
+    mesh: Mesh
+    recipe: Recipe
+    state: TrainState
+    teacher_params: Params
+    batches: grain.DatasetIterator
+    splits: dict[str, Split]
+    steps_per_epoch: int
+    learning_rates: Any
+
+
+def build(config: Any) -> Experiment:
+    """Reads the data and the weights that `config` names. Raises InputError for whatever is wrong with them."""
+    mesh = sharding.make_mesh(config.sharding.fsdp)
+    if config.batch_size % mesh.size:
+        raise InputError(f"config.batch_size={config.batch_size} does not split over {mesh.size} devices")
+    if config.data.world.train:
+        world.write(Path(config.data.path), sizes=dict(config.data.world))
+    model, model_params = build_model(config)
+    splits = {
+        split: load_split(
+            config.data.path,
+            split,
+            image_root=config.data.image_root,
+            context_length=model.clip.context_length,
+        )
+        for split in ("train", "val", "test")
+    }
+    train = splits["train"]
+    steps_per_epoch = len(train.captions) // config.batch_size
+    if not steps_per_epoch:
+        raise InputError(
+            f"{config.data.path}: {len(train.captions)} training captions do not fill one batch of "
+            f"{config.batch_size}; lower config.batch_size"
+        )
+    teachers = _teachers(config, train)
+    learning_rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
+    specs = temperatures.temperatures(config.loss)
+    recipe = Recipe(
+        model=model,
+        temperatures=specs,
+        optimizer=optim.optimizer(config.optim, learning_rates, specs),
+        loss=config.loss,
+        groups=config.batch_size // config.loss.local_batch if config.loss.negatives == "local" else 1,
+        teachers=teachers,
+        control=config.teacher.control,
+    )
+    return Experiment(
+        mesh=mesh,
+        recipe=recipe,
+        state=sharding.put_params(init_state(recipe, model_params), mesh),
+        teacher_params=teachers
+        and sharding.put_params({"image": teachers.image.params, "text": teachers.text.params}, mesh),
+        batches=_batches(config, train, teachers, model.clip.image_size),
+        splits=splits,
+        steps_per_epoch=steps_per_epoch,
+        learning_rates=learning_rates,
+    )
+
+
+def build_model(config: Any) -> tuple[DualEncoder, Params]:
+    """The student and its parameters: from `init_from`, with fresh heads, or all fresh, which is said loudly."""
+    clip, tensors = PRESETS.get(config.model.name), None
+    if config.init_from:
+        found, tensors = read_clip(config.init_from)
+        _check_sizes(config, clip, found)
+        clip = found
+    if clip is None:
+        raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
+    model = DualEncoder(
+        clip=clip,
+        cross_heads=config.loss.contrastive.weight > 0 or config.loss.csa.weight > 0,
+        uni_heads=config.loss.usa.weight > 0,
+        remat=config.model.remat,
+        dtype=jax.numpy.dtype(config.model.dtype),
+    )
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(config.seed))
+    if tensors is None:
+        logging.warning("CLIP STARTS FROM RANDOM WEIGHTS: config.init_from is empty")
+        return model, params
+    towers = {tower: params[tower] for tower in ("image", "text")}
+    return model, {**params, **clip_params(tensors, clip, towers, config.init_from)}
+
+
+def _check_sizes(config: Any, wanted: ClipConfig | None, found: ClipConfig) -> None:
+    """The preset named and the weights given must be the same model; the activation is the weights' own."""
+    for field in dataclasses.fields(ClipConfig) if wanted else ():
+        name = field.name
+        if name != "activation" and getattr(wanted, name) != getattr(found, name):
+            raise InputError(
+                f"{config.init_from}: {name} is {getattr(found, name)}, but config.model.name="
+                f"'{config.model.name}' has {getattr(wanted, name)}; name the right model, or 'auto'"
+            )
+
+
+def _teachers(config: Any, train: Split) -> Teachers | None:
+    """Both teachers, or None where the configuration names none."""
+    if not config.teacher.image:
+        return None
+    if not needs_teachers(config):
+        print("CSA and USA have weight 0: the teachers only measure them", flush=True)
+    return Teachers(
+        image=load_image_teacher(
+            config.teacher.image, image_ids=train.table.image_ids, dtype=config.teacher.dtype
+        ),
+        text=load_text_teacher(
+            config.teacher.text,
+            caption_keys=caption_keys(train.table),
+            max_length=config.teacher.max_length,
+            dtype=config.teacher.dtype,
+        ),
+    )
+
+
+def _batches(config: Any, train: Split, teachers: Teachers | None, image_size: int) -> grain.DatasetIterator:
+    live_text = teachers is not None and teachers.text.tokenize
+    return train_batches(
+        train.table,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        image_size=image_size,
+        tokens=train.tokens,
+        teachers=teachers,
+        teacher_text=live_text(train.captions) if live_text else None,
+        control=config.teacher.control,
+        workers=config.data.workers,
+        on_bad_image=config.data.on_bad_image,
+        cut_text=config.data.cut_text,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )

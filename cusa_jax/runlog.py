@@ -1,0 +1,77 @@
+"""What a run leaves to read: one line per interval on the console, metrics.jsonl, and TensorBoard files."""
+
+import json
+import time
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+METRICS = "metrics.jsonl"
+
+
+class RunLog:
+    """Writes metrics under `workdir`. A resumed run drops what lies after the step it restarts from."""
+
+    def __init__(self, workdir: Path, total_steps: int, steps_per_epoch: int, batch_size: int, *, start: int):
+        self._total, self._per_epoch, self._batch_size = total_steps, steps_per_epoch, batch_size
+        self._last = (start, time.monotonic())
+        self._path = workdir / METRICS
+        _keep_until(self._path, start)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def train(self, step: int, metrics: dict[str, float]) -> None:
+        """Metrics of one step; the rate is measured since the last call. Prints the progress line."""
+        last_step, last_time = self._last
+        now = time.monotonic()
+        self._last = (step, now)
+        steps_per_second = (step - last_step) / max(now - last_time, 1e-9)
+        speed = {"pairs_per_second": steps_per_second * self._batch_size}
+        self.write(step, "train", {**metrics, **speed})
+        terms = " ".join(
+            f"{k.removeprefix('loss_')} {v:.4f}" for k, v in metrics.items() if k.startswith("loss_")
+        )
+        print(
+            f"step {step}/{self._total} | epoch {step / self._per_epoch:.2f} | loss {metrics['loss']:.4f} ({terms})"
+            f" | {speed['pairs_per_second']:.0f} pairs/s | {_duration((self._total - step) / steps_per_second)} left",
+            flush=True,
+        )
+
+    def evaluated(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """Metrics of one evaluation; the time it took does not count into the training rate."""
+        self.write(step, split, metrics)
+        told = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        print(f"step {step}/{self._total} | {split}: {told}", flush=True)
+        self._last = (step, time.monotonic())
+
+    def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """One line of metrics.jsonl, one point per curve of TensorBoard."""
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+        for name, value in metrics.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def read_metrics(workdir: Path, split: str) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl that belong to `split`, in order of their steps."""
+    lines = [json.loads(line) for line in (workdir / METRICS).read_text().splitlines()]
+    return [line for line in lines if line["split"] == split]
+
+
+def _keep_until(path: Path, step: int) -> None:
+    """Drops later lines, and a last line that a kill cut short."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        if line.endswith("\n") and json.loads(line)["step"] <= step:
+            kept.append(line)
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text("".join(kept))
+    fresh.replace(path)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

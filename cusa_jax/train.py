@@ -1,0 +1,118 @@
+"""The training loop: resume, step, log, validate, checkpoint; at the end, test the best model once."""
+
+import contextlib
+import functools
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+
+from cusa_jax import sharding
+from cusa_jax.checkpoint import Checkpoints
+from cusa_jax.config import validate
+from cusa_jax.errors import Diverged
+from cusa_jax.evaluation.retrieval import Evaluator
+from cusa_jax.experiment import build
+from cusa_jax.runlog import RunLog
+from cusa_jax.step import train_step
+from cusa_jax.workdir import RESULTS, claim, write_json
+
+
+def train(config: Any, workdir: Path) -> dict[str, float] | None:
+    """Runs or continues the training that `config` describes, in `workdir`.
+
+    Returns the test metrics of the model that validated best, which results.json holds too; None where SIGTERM
+    or SIGINT asked to stop: everything was saved, and the same call continues.
+    Raises InputError for bad input, Diverged where a loss or gradient is not finite.
+    """
+    validate(config)
+    claim(workdir, config)
+    run = build(config)
+    total_steps = config.schedule.epochs * run.steps_per_epoch
+    step_function = jax.jit(functools.partial(train_step, recipe=run.recipe), donate_argnums=0)
+    evaluate = Evaluator(run.recipe.model, run.mesh, config)
+
+    with (
+        contextlib.closing(Checkpoints(workdir, config.to_dict(), config.checkpoint.keep)) as checkpoints,
+        _stop_on_signal() as stop_requested,
+    ):
+        batches = iter(run.batches)
+        state, best = run.state, {"r_mean": -1.0, "step": 0}
+        if (restored := checkpoints.restore(state, batches)) is not None:
+            state, best = restored[0], restored[1]["best"]
+            print(f"continuing from step {state.step}", flush=True)
+        step = int(state.step)
+
+        with contextlib.closing(
+            RunLog(workdir, total_steps, run.steps_per_epoch, config.batch_size, start=step)
+        ) as log:
+            unchecked: list[dict[str, jax.Array]] = []  # metrics of the last steps, still on device
+            while step < total_steps and not stop_requested():
+                batch = next(batches)
+                if batch.skipped:
+                    logging.warning("step %d: %d unreadable images replaced", step + 1, batch.skipped)
+                rows = sharding.put_batch(batch.replace(skipped=None), run.mesh)
+                state, metrics = step_function(state, run.teacher_params, rows)
+                step += 1
+                unchecked.append(metrics)
+
+                end_of_epoch = step % run.steps_per_epoch == 0
+                save = end_of_epoch or step % config.checkpoint.every_steps == 0 or stop_requested()
+                if save or step % config.log.every_steps == 0:
+                    latest = _check_finite(unchecked, step, workdir)
+                    unchecked.clear()
+                if step % config.log.every_steps == 0:
+                    log.train(step, latest | {"learning_rate": float(run.learning_rates[step - 1])})
+                if end_of_epoch:
+                    metrics = evaluate(state.params["model"], run.splits["val"])
+                    log.evaluated(step, "val", metrics)
+                    if metrics["r_mean"] > best["r_mean"]:
+                        best = {"r_mean": metrics["r_mean"], "step": step}
+                        checkpoints.save_best(step, state.params, metrics)
+                if save:
+                    checkpoints.save(state, batches, {"best": best})
+
+            if step < total_steps:
+                logging.warning("stopped at step %d, saved; the same command continues", step)
+                return None
+            best_step, params = checkpoints.restore_best(state.params)
+            metrics = evaluate(params["model"], run.splits["test"])
+            log.evaluated(best_step, "test", metrics)
+    write_json(workdir / RESULTS, {"best_step": best_step, "val_r_mean": best["r_mean"], "test": metrics})
+    return metrics
+
+
+def _check_finite(unchecked: list[dict[str, jax.Array]], step: int, workdir: Path) -> dict[str, float]:
+    """The newest of `unchecked` as floats. Raises Diverged naming the first step and quantity that is not finite."""
+    values = [{name: float(x) for name, x in metrics.items()} for metrics in jax.device_get(unchecked)]
+    for when, metrics in enumerate(values, start=step - len(values) + 1):
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if bad:
+            # The terms come before their sum and the gradient: name the cause, not the consequence.
+            name = next((name for name in bad if name.startswith("loss_")), bad[0])
+            raise Diverged(
+                f"step {when}: {name} is {metrics[name]}; training stopped, the last good checkpoint is in "
+                f"{workdir / 'checkpoints'}. Lower config.optim.lr, or set config.optim.clip_norm"
+            )
+    return values[-1]
+
+
+@contextlib.contextmanager
+def _stop_on_signal():
+    """Yields a function that says whether SIGTERM or SIGINT came; a second one of them interrupts at once."""
+    received: list[int] = []
+
+    def remember(number: int, _frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    former = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

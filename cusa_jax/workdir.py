@@ -1,0 +1,52 @@
+"""The folder of a run: config.json says whose it is, results.json that it is finished."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cusa_jax.config import flat
+from cusa_jax.errors import InputError
+
+CONFIG = "config.json"
+RESULTS = "results.json"
+
+# Keys that change how a run is carried out but not what it computes: they may differ when it is continued.
+FREE_KEYS = ("data.workers", "checkpoint.every_steps", "checkpoint.keep")
+
+
+def claim(workdir: Path, config: Any) -> None:
+    """Makes `workdir` this configuration's. Raises InputError naming the keys where it is another's already."""
+    path = workdir / CONFIG
+    ours = flat(json.loads(config.to_json()))
+    if path.exists():
+        theirs = flat(read_json(path))
+        differing = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
+        told = [
+            f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}" for key in differing if key not in FREE_KEYS
+        ]
+        if told:
+            raise InputError(
+                f"{workdir} belongs to another configuration ({'; '.join(told[:4])}"
+                f"{'; …' if len(told) > 4 else ''}); choose another --workdir, or delete it to start over"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: {error.strerror}") from error
+    write_json(path, json.loads(config.to_json()))
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON. Raises InputError naming the file."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({error})") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes whole or not at all."""
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(fresh, path)
