@@ -25,6 +25,8 @@ class Batch:
     tokens: int32 [B, L], CLIP token ids, zero-padded after the end-of-text token.
     image_index: int32 [B], number of the image in its split; equal numbers are joint positives.
     caption_index: int32 [B], number of the caption in its split.
+    teacher_index_image, teacher_index_text: int32 [B], the image and the caption that the teachers see in
+        place of them: the same, unless the teachers are shuffled.
     teacher_image: uint8 [B, H', W', 3] where the image teacher needs other pixels than `image`, else None.
     teacher_text: {'input_ids', 'attention_mask'}: int32 [B, L'] for a live text teacher, else None.
     skipped: int32 [], rows of this batch replaced because their image was unreadable (`on_bad_image='skip'`).
@@ -34,6 +36,8 @@ class Batch:
     tokens: jax.Array | np.ndarray
     image_index: jax.Array | np.ndarray
     caption_index: jax.Array | np.ndarray
+    teacher_index_image: jax.Array | np.ndarray
+    teacher_index_text: jax.Array | np.ndarray
     teacher_image: jax.Array | np.ndarray | None = None
     teacher_text: dict[str, jax.Array | np.ndarray] | None = None
     skipped: jax.Array | np.ndarray | None = None

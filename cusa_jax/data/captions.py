@@ -216,7 +216,7 @@ def _table(file: Path, split: str, rows: Iterable[_Row]) -> CaptionTable:
             if row.caption_id in row_of_id:
                 first = row_of_id[row.caption_id]
                 raise InputError(
-                    f"{file}: {row.where}: caption_id {row.caption_id} was given before, in {first}"
+                    f"{file}: {row.where}: caption_id {row.caption_id} is already that of {first}"
                 )
             row_of_id[row.caption_id] = row.where
         captions.append(row.caption)

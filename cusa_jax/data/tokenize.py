@@ -76,7 +76,7 @@ class ClipTokenizer:
 
 
 def text_lengths(ids: np.ndarray) -> np.ndarray:
-    """Lengths of zero-padded rows [N, L], int32 [N]: the last non-zero id ends the text (0 is also a token)."""
+    """Lengths of zero-padded rows [N, L] (ids, or a mask), int32 [N]. Token 0 exists, but ends no text."""
     return (ids.shape[1] - np.argmax(ids[:, ::-1] != 0, axis=1)).astype(np.int32)
 
 

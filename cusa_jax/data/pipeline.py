@@ -1,0 +1,286 @@
+"""Batches for training and evaluation, decoded ahead of the device by grain.
+
+The rows of a batch are a function of (seed, step) and of nothing else: not of the number of loader workers,
+nor of where a run was stopped and resumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import grain
+import numpy as np
+from absl import logging
+
+from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.images import load_image, open_image, preprocess
+from cusa_jax.data.prefetch import OnBadImage, decode_all, prefetched, threads_per_worker
+from cusa_jax.data.tokenize import text_length_bucket, text_lengths
+from cusa_jax.errors import InputError
+from cusa_jax.types import Batch, Teachers
+
+_ENDLESS = 2**62  # steps
+
+
+def train_batches(
+    table: CaptionTable,
+    *,
+    batch_size: int,
+    seed: int,
+    image_size: int,
+    tokens: np.ndarray,
+    teachers: Teachers | None = None,
+    teacher_text: dict[str, np.ndarray] | None = None,
+    control: Literal["none", "shuffled", "uniform"] = "none",
+    workers: int = 0,
+    on_bad_image: OnBadImage = "error",
+    cut_text: bool = True,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> BatchIterator:
+    """Endless batches of numpy arrays: this process's slice of every global batch.
+
+    Args:
+      table: the training split, N captions.
+      batch_size: rows of the global batch; a remainder of each epoch is dropped.
+      tokens: int32 [N, L], student tokens of the captions.
+      teachers: None without teachers. A 'pixels' image teacher of another size gets its own pixels.
+      teacher_text: {'input_ids', 'attention_mask'} int32 [N, L'] for a live text teacher.
+      control: 'shuffled' shows the teachers another image and another caption, the same ones all run long.
+      workers: loader processes; 0 decodes in threads of this one.
+      on_bad_image: 'skip' takes, for a caption whose image is unreadable, the next one in the table.
+      cut_text: cut padding to the longest text of the global batch, in buckets (`text_length_bucket`).
+
+    Raises:
+      InputError: batch sizes do not fit; while iterating: an unreadable image, or with 'skip' all of them.
+    """
+    if batch_size % process_count:
+        raise InputError(f"batch_size {batch_size} must be a multiple of the {process_count} processes")
+    if steps_per_epoch(table, batch_size) == 0:
+        raise InputError(f"batch_size {batch_size} exceeds the {len(table.captions)} captions of the split")
+    if control == "uniform":
+        teachers = teacher_text = None  # such teachers look at nothing
+    teacher_image_size = teachers.image.image_size if teachers and teachers.image.inputs == "pixels" else None
+    if teacher_image_size == image_size and control != "shuffled":
+        teacher_image_size = None  # it sees what the student sees
+    loader = _BatchLoader(
+        image_paths=table.image_paths,
+        caption_image=table.caption_image,
+        tokens=tokens,
+        teacher_text=teacher_text,
+        teacher_image=_partners(len(table.image_paths), (seed, 0), control),
+        teacher_caption=_partners(len(table.captions), (seed, 1), control),
+        image_size=image_size,
+        teacher_image_size=teacher_image_size,
+        batch_size=batch_size,
+        seed=seed,
+        local_rows=slice(*(batch_size * i // process_count for i in (process_index, process_index + 1))),
+        on_bad_image=on_bad_image,
+        cut_text=cut_text,
+        threads=threads_per_worker(workers),
+    )
+    return BatchIterator(loader, workers)
+
+
+def image_batches(
+    table: CaptionTable,
+    *,
+    batch_size: int,
+    image_size: int,
+    workers: int = 0,
+    on_bad_image: OnBadImage = "error",
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every image once, in order: (image numbers int32 [b], pixels uint8 [batch_size, size, size, 3]).
+
+    b is batch_size but for the last batch and for unreadable images, which 'skip' leaves out and reports;
+    the pixels are then padded by repetition, so that one compiled function serves all batches.
+    """
+    paths = table.image_paths
+    load = functools.partial(
+        _load_images, paths, batch_size, image_size, on_bad_image, threads_per_worker(workers)
+    )
+    batches = prefetched(load, range(-(-len(paths) // batch_size)), workers)
+    errors: list[str] = []
+    try:
+        for numbers, pixels, batch_errors in batches:
+            errors += batch_errors
+            if len(numbers):
+                yield numbers, pixels
+    finally:
+        batches.close()
+    if len(errors) == len(paths):
+        raise InputError(f"all {len(paths)} images are unreadable; the first: {errors[0]}")
+    if errors:
+        logging.warning("%d unreadable images left out: %s", len(errors), "; ".join(errors[:5]))
+
+
+def steps_per_epoch(table: CaptionTable, batch_size: int) -> int:
+    """Full batches in one pass over the captions."""
+    return len(table.captions) // batch_size
+
+
+def batch_rows(step: int, *, rows: int, batch_size: int, seed: int) -> np.ndarray:
+    """Caption rows of the global batch at `step`, int64 [batch_size]; every epoch is a new permutation."""
+    epoch, batch = divmod(step, rows // batch_size)
+    return _permutation(rows, seed, epoch)[batch * batch_size : (batch + 1) * batch_size]
+
+
+def derangement(count: int, seed: tuple[int, ...]) -> np.ndarray:
+    """A random cyclic permutation, int32 [count]: no element stays in its place (for count > 1)."""
+    cycle = np.random.default_rng(seed).permutation(count).astype(np.int32)
+    partner = np.empty(count, np.int32)
+    partner[cycle] = np.roll(cycle, 1)
+    return partner
+
+
+def _partners(count: int, seed: tuple[int, ...], control: str) -> np.ndarray:
+    return derangement(count, seed) if control == "shuffled" else np.arange(count, dtype=np.int32)
+
+
+class BatchIterator(grain.DatasetIterator[Batch]):
+    """`train_batches`, checkpointable by `grain.checkpoint`.
+
+    The state is the step alone, where grain's own would hold one state per worker: a run may resume with
+    another number of workers.
+    """
+
+    def __init__(self, loader: _BatchLoader, workers: int) -> None:
+        super().__init__()
+        self._loader, self._workers = loader, workers
+        self._reported: set[str] = set()
+        self._start(0)
+
+    def __next__(self) -> Batch:
+        batch, errors = next(self._batches)
+        self._step += 1
+        for error in errors:
+            if error not in self._reported:
+                logging.warning("skipped: %s", error)
+                self._reported.add(error)
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        return {"step": self._step}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._batches.close()
+        self._start(state["step"])
+
+    def start_prefetch(self) -> None:
+        self._batches.start_prefetch()
+
+    def close(self) -> None:
+        """Stop the loader threads and processes."""
+        self._batches.close()
+
+    def _start(self, step: int) -> None:
+        self._step = step
+        self._batches = prefetched(self._loader, range(step, _ENDLESS), self._workers)
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class _BatchLoader:
+    """Step -> this process's rows, and what was unreadable. Sent to the loader processes.
+
+    teacher_image, teacher_caption: int32, the image and the caption the teachers see in the place of each.
+    teacher_image_size: None where the image teacher needs no pixels of its own.
+    """
+
+    image_paths: list[Path]
+    caption_image: np.ndarray
+    tokens: np.ndarray
+    teacher_text: dict[str, np.ndarray] | None
+    teacher_image: np.ndarray
+    teacher_caption: np.ndarray
+    image_size: int
+    teacher_image_size: int | None
+    batch_size: int
+    seed: int
+    local_rows: slice
+    on_bad_image: OnBadImage
+    cut_text: bool
+    threads: int
+
+    def __call__(self, step: int) -> tuple[Batch, list[str]]:
+        planned = batch_rows(step, rows=len(self.tokens), batch_size=self.batch_size, seed=self.seed)
+        # Widths come from the whole global batch, so that all processes compile the same shapes.
+        width = self._width(self.tokens[planned])
+        teacher_width = self._width(self._teacher_mask(planned)) if self.teacher_text else 0
+        mine = planned[self.local_rows]
+        decoded = self._decode(np.unique(self.caption_image[mine]).tolist())
+        usable = [self._usable_row(row, width, teacher_width, decoded) for row in mine.tolist()]
+        kept = np.array(usable, np.int32)
+        images, teacher_rows = self.caption_image[kept], self.teacher_caption[kept]
+        pixels = [decoded[image] for image in images.tolist()]
+        batch = Batch(
+            image=np.stack([student for student, _ in pixels]),
+            tokens=self.tokens[kept, :width],
+            image_index=images,
+            caption_index=kept,
+            teacher_index_image=self.teacher_image[images],
+            teacher_index_text=teacher_rows,
+            teacher_image=np.stack([teacher for _, teacher in pixels]) if self.teacher_image_size else None,
+            teacher_text={key: ids[teacher_rows, :teacher_width] for key, ids in self.teacher_text.items()}
+            if self.teacher_text
+            else None,
+            skipped=np.array(np.count_nonzero(kept != mine), np.int32),
+        )
+        return batch, [str(error) for error in decoded.values() if isinstance(error, InputError)]
+
+    def _width(self, ids: np.ndarray) -> int:
+        return text_length_bucket(text_lengths(ids)) if self.cut_text else ids.shape[1]
+
+    def _teacher_mask(self, captions: np.ndarray | int) -> np.ndarray:
+        """Attention mask int32 [..., L'] of what the text teacher sees in the place of `captions`."""
+        assert self.teacher_text
+        return self.teacher_text["attention_mask"][self.teacher_caption[captions]]
+
+    def _usable_row(self, row: int, width: int, teacher_width: int, decoded: dict[int, Any]) -> int:
+        """The first row from `row` on, cyclically, whose image decodes and whose texts fit the widths."""
+        for candidate in itertools.chain(range(row, len(self.tokens)), range(row)):
+            if self.tokens[candidate, width:].any():
+                continue
+            if self.teacher_text and self._teacher_mask(candidate)[teacher_width:].any():
+                continue
+            image = int(self.caption_image[candidate])
+            if image not in decoded:
+                decoded |= self._decode([image])
+            if not isinstance(decoded[image], InputError):
+                return candidate
+        error = next(result for result in decoded.values() if isinstance(result, InputError))
+        raise InputError(f"no caption left whose image can be read; the first error: {error}")
+
+    def _decode(self, images: list[int]) -> dict[int, Any]:
+        return decode_all(self._pixels, images, self.on_bad_image, self.threads)
+
+    def _pixels(self, image: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """What student and image teacher see."""
+        picture = open_image(self.image_paths[image])
+        student = preprocess(picture, self.image_size)
+        if self.teacher_image_size is None:
+            return student, None
+        if (partner := self.teacher_image[image]) != image:
+            picture = open_image(self.image_paths[partner])
+        return student, preprocess(picture, self.teacher_image_size)
+
+
+def _load_images(
+    paths: list[Path], batch_size: int, size: int, on_bad_image: OnBadImage, threads: int, batch: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Batch number -> numbers and padded pixels of the readable images, and what is wrong with the others."""
+    wanted = range(batch * batch_size, min((batch + 1) * batch_size, len(paths)))
+    decoded = decode_all(lambda image: load_image(paths[image], size), wanted, on_bad_image, threads)
+    errors = [str(result) for result in decoded.values() if isinstance(result, InputError)]
+    pixels = {image: result for image, result in decoded.items() if not isinstance(result, InputError)}
+    padded = np.resize(list(pixels.values()), (batch_size, size, size, 3)) if pixels else np.empty(0)
+    return np.array(list(pixels), np.int32), padded, errors
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(rows: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)

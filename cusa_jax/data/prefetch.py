@@ -1,0 +1,65 @@
+"""Loading ahead of the device: grain's worker processes, and threads that decode within a batch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, TypeVar
+
+import grain
+
+from cusa_jax.errors import InputError
+
+T = TypeVar("T")
+OnBadImage = Literal["error", "skip"]
+
+
+def threads_per_worker(workers: int) -> int:
+    """Decoding threads that keep all cores busy, with `workers` processes or (0) in this one."""
+    return max(1, len(os.sched_getaffinity(0)) // max(1, workers))
+
+
+def prefetched(load: Callable[[int], T], steps: range, workers: int) -> grain.DatasetIterator[T]:
+    """`load` of each step, in order and ahead of time, in one background thread or in `workers` processes.
+
+    Worker processes read absl's flags: parse them first (`absl.app.run` does).
+    """
+    dataset = grain.MapDataset.range(steps.start, steps.stop).map(load)
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_exit_with_parent)
+    return iter(dataset)
+
+
+def decode_all(
+    load: Callable[[int], T], images: Sequence[int], on_bad_image: OnBadImage, threads: int
+) -> dict[int, T | InputError]:
+    """`load` of every image, in threads (Pillow releases the GIL); with 'skip', an error takes its place."""
+
+    def attempt(image: int) -> T | InputError:
+        try:
+            return load(image)
+        except InputError as error:
+            if on_bad_image == "error":
+                raise
+            return error
+
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip(images, pool.map(attempt, images), strict=True))
+
+
+def _exit_with_parent(worker: int, workers: int) -> None:
+    """A loader process would outlive a trainer that is killed, and hold its pipes open."""
+    del worker, workers
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
