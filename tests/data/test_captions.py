@@ -1,0 +1,196 @@
+"""Caption files of every layout, and what is said about broken ones."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cusa_jax.data.captions import clean_caption, clean_captions, read_captions
+from cusa_jax.errors import InputError
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "tokenizer.json").read_text())
+REFERENCE = [
+    {"image_path": "pics/b.jpg", "caption": "B one", "image_id": "7"},
+    {"image_path": "./pics/a.jpg", "caption": "A one", "image_id": 10},
+    {"image_path": "pics/b.jpg", "caption": "B two", "image_id": 7},
+]
+KARPATHY_COCO = {
+    "dataset": "coco",
+    "images": [
+        {
+            "filename": f"{name}.jpg",
+            "filepath": folder,
+            "cocoid": number,
+            "split": split,
+            "sentences": [{"raw": f"{name} {k}", "sentid": 10 * number + k} for k in range(count)],
+        }
+        for number, (name, folder, split, count) in enumerate(
+            [
+                ("v", "val2014", "test", 2),
+                ("t", "train2014", "train", 1),
+                ("r", "val2014", "restval", 3),
+                ("w", "val2014", "val", 2),
+            ]
+        )
+    ],
+}
+
+
+def write(folder, name, content):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder / name
+
+
+def test_reference_rows_keep_the_order_of_the_file(tmp_path):
+    write(tmp_path, "new_train.json", REFERENCE)
+    table = read_captions(tmp_path, "train")
+    assert table.image_ids == ["7", "10"]
+    assert table.image_paths == [tmp_path / "pics/b.jpg", tmp_path / "pics/a.jpg"]
+    assert table.captions == ["B one", "A one", "B two"]
+    assert table.caption_image.dtype == np.int32
+    np.testing.assert_array_equal(table.caption_image, [0, 1, 0])
+    assert table.caption_ids is None
+
+
+def test_paths_may_be_absolute_or_relative_to_a_root(tmp_path, monkeypatch):
+    rows = [{**REFERENCE[0]}, {**REFERENCE[1], "image_path": "/data/a.jpg"}]
+    write(tmp_path / "json", "val.json", rows)
+    monkeypatch.chdir(tmp_path)
+    expected = [tmp_path / "root" / "pics/b.jpg", Path("/data/a.jpg")]
+    assert read_captions("json", "val", image_root="root").image_paths == expected
+    assert read_captions("json/val.json", "val", image_root=tmp_path / "root").image_paths == expected
+
+
+def test_caption_ids_are_kept_if_every_row_has_one(tmp_path):
+    rows = [
+        row | {"caption_id": caption_id} for row, caption_id in zip(REFERENCE, [9, "770337", 5], strict=True)
+    ]
+    table = read_captions(write(tmp_path, "a.json", rows), "test")
+    assert table.caption_ids.dtype == np.int64
+    np.testing.assert_array_equal(table.caption_ids, [9, 770337, 5])
+    del rows[1]["caption_id"]
+    assert read_captions(write(tmp_path, "a.json", rows), "test").caption_ids is None
+
+
+def test_albef_training_rows_have_ids_and_evaluation_rows_lists(tmp_path):
+    write(tmp_path, "coco_train.json", [{"image": "train2014/x.jpg", "caption": "x", "image_id": "coco_1"}])
+    write(
+        tmp_path,
+        "coco_val.json",
+        [{"image": "val2014/y.jpg", "caption": ["y1", "y2"]}, {"image": "val2014/z.jpg", "caption": ["z1"]}],
+    )
+    train = read_captions(tmp_path, "train", image_root="/images")
+    assert (train.image_ids, train.image_paths) == (["coco_1"], [Path("/images/train2014/x.jpg")])
+    val = read_captions(tmp_path, "val", image_root="/images")
+    assert val.image_ids == ["val2014/y.jpg", "val2014/z.jpg"]
+    assert val.captions == ["y1", "y2", "z1"]
+    np.testing.assert_array_equal(val.caption_image, [0, 0, 1])
+
+
+def test_karpathy_train_includes_restval_and_keeps_sentence_ids(tmp_path):
+    write(tmp_path, "dataset_coco.json", KARPATHY_COCO)
+    table = read_captions(tmp_path, "train")
+    assert table.image_ids == ["1", "2"]
+    assert table.image_paths == [tmp_path / "train2014/t.jpg", tmp_path / "val2014/r.jpg"]
+    assert table.captions == ["t 0", "r 0", "r 1", "r 2"]
+    np.testing.assert_array_equal(table.caption_ids, [10, 20, 21, 22])
+    assert read_captions(tmp_path, "val").image_ids == ["3"]
+    assert read_captions(tmp_path, "test").captions == ["v 0", "v 1"]
+
+
+@pytest.mark.parametrize("folder", ["flickr30k-images", "."])
+def test_karpathy_flickr_images_lie_in_their_folder_or_in_the_root(tmp_path, folder):
+    image = {"filename": "36979.jpg", "imgid": 0, "split": "test", "sentences": [{"raw": "a dog"}]}
+    write(tmp_path, "dataset_flickr30k.json", {"dataset": "flickr30k", "images": [image]})
+    expected = write(tmp_path / folder, "36979.jpg", "")
+    table = read_captions(tmp_path, "test")
+    assert table.image_paths == [expected]
+    assert table.image_ids == ["36979"]
+    assert table.caption_ids is None
+
+
+def test_the_reference_s_file_name_comes_first(tmp_path):
+    write(tmp_path, "coco_train.json", [{"image": "x.jpg", "caption": "albef"}])
+    for name in ("dataset_coco.json", "train.json", "new_train.json"):
+        content = KARPATHY_COCO if name.startswith("dataset") else [{**REFERENCE[0], "caption": name}]
+        write(tmp_path, name, content)
+        expected = "t 0" if name.startswith("dataset") else name
+        assert read_captions(tmp_path, "train").captions[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[{", r"a\.json: not valid JSON"),
+        ("[" * 100_000, r"a\.json: not valid JSON"),
+        (3, r"a\.json: neither a list of rows .* nor a Karpathy file"),
+        ({"annotations": []}, r"a\.json: neither a list of rows"),
+        ([], r"a\.json: no captions of split 'train'"),
+        ({"images": []}, r"a\.json: no captions of split 'train'"),
+        ([REFERENCE[0], "text"], r"a\.json: row 1: expected an object with named fields, found str"),
+        ([{"path": "a.jpg"}], r"row 0: key 'image' is missing \(the row has path\)"),
+        ([{"image_path": "a.jpg", "image_id": 1}], r"row 0: key 'caption' is missing"),
+        ([{"image_path": "a.jpg", "caption": "a"}], r"row 0: key 'image_id' is missing"),
+        ([{"image": "a.jpg", "caption": 3}], r"row 0: 'caption' must be str or list, not int"),
+        ([{"image": "a.jpg", "caption": []}], r"row 0: 'caption' must be a string or a list of at least one"),
+        ([{"image": "a.jpg", "caption": ["a", 1]}], r"row 0: 'caption' must be a string or a list"),
+        ([{**REFERENCE[0], "caption_id": 1.5}], r"row 0: 'caption_id' must be an integer, not 1\.5"),
+        ([{**REFERENCE[0], "caption_id": 10**30}], r"row 0: 'caption_id' must be an integer"),
+        (
+            [REFERENCE[0], {**REFERENCE[1], "image_id": "7"}],
+            r"row 1: image_id '7' has two paths, .*b\.jpg and .*a\.jpg",
+        ),
+        (
+            [{**REFERENCE[0], "caption_id": 4}, {**REFERENCE[1], "caption_id": 4}],
+            r"row 1: caption_id 4 is already that of row 0",
+        ),
+        ({"images": [{"filename": "a.jpg"}]}, r"images\[0\]: key 'split' is missing"),
+        ({"images": [{"filename": "a.jpg", "split": "train", "sentences": []}]}, "'sentences' is empty"),
+        (
+            {"images": [{"filename": "a.jpg", "split": "train", "sentences": [{"tokens": ["a"]}]}]},
+            r"images\[0\]: key 'raw' is missing",
+        ),
+    ],
+)
+def test_broken_files_are_named_with_row_and_key(tmp_path, content, message):
+    file = write(tmp_path, "a.json", content)
+    with pytest.raises(InputError, match=message) as raised:
+        read_captions(file, "train")
+    assert "\n" not in str(raised.value)
+    assert str(file) in str(raised.value)
+
+
+def test_missing_folder_split_and_choice_are_told(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder or JSON file"):
+        read_captions(tmp_path / "nowhere", "train")
+    looked_for = r"looked for new_val\.json, val\.json, dataset\*\.json, \*_val\.json"
+    with pytest.raises(InputError, match=looked_for):
+        read_captions(tmp_path, "val")
+    write(tmp_path, "coco_val.json", [])
+    write(tmp_path, "flickr30k_val.json", [])
+    with pytest.raises(InputError, match=r"which of coco_val\.json, flickr30k_val\.json is meant"):
+        read_captions(tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [(raw, clean) for _, _, raw, clean, _ in GOLDEN["captions"]]
+    + [(case["raw"], case["pre"]["text"]) for case in GOLDEN["nasty"] if "text" in case["pre"]]
+    + [(" ".join(["w"] * case["words"]), case["pre"]["text"]) for case in GOLDEN["max_words"]],
+    ids=lambda text: ascii(text[:16]),
+)
+def test_cleaning_matches_the_reference(raw, clean):
+    assert clean_caption(raw) == clean
+
+
+def test_captions_without_words_stay_as_written_and_are_counted_once(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert clean_captions([" ?!., ", "A dog.", "", "..."]) == ["?!.,", "a dog", "", "..."]
+    (record,) = caplog.records
+    assert record.getMessage() == "3 of 4 captions are empty after cleaning; kept as written"
+    caplog.clear()
+    clean_captions(["a"])
+    assert not caplog.records
