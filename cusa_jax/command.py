@@ -1,12 +1,13 @@
 """What the scripts share: --config with its checks, and errors as one line with a non-zero exit code."""
 
+import contextlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cusa_jax.config import default_config, flat, nearest
@@ -14,10 +15,7 @@ from cusa_jax.errors import Diverged, InputError
 
 
 def run(main: Callable[[Any, str], None]) -> None:
-    """Parses the flags and calls main(config, name), name being the config file's stem and argument.
-
-    Exit codes: 0 done, 1 training diverged, 2 bad input. Other exceptions are bugs and keep their traceback.
-    """
+    """Parses the flags and calls main(config, name), name being the config file's stem and argument."""
     config_flags.DEFINE_config_file(
         "config", None, "Config file, as FILE or FILE:model=…,loss=…", lock_config=True
     )
@@ -27,14 +25,22 @@ def run(main: Callable[[Any, str], None]) -> None:
         if flag.value is None:
             _fail(2, "--config is missing: name a file, such as --config=configs/flickr.py")
         path, _, argument = config_flags.get_config_filename(flag).partition(":")
-        try:
+        with errors_in_one_line():
             main(flag.value, Path(path).stem + (f"-{argument}" if argument else ""))
-        except InputError as error:
-            _fail(2, str(error))
-        except Diverged as error:
-            _fail(1, str(error))
 
+    logging.set_verbosity(logging.WARNING)  # Orbax tells a dozen lines per checkpoint; -v=0 shows them
     app.run(with_config, flags_parser=_parse)
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Bad input exits with 2, a diverged training with 1. Other exceptions are bugs and keep their traceback."""
+    try:
+        yield
+    except InputError as error:
+        _fail(2, str(error))
+    except Diverged as error:
+        _fail(1, str(error))
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -63,6 +69,6 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _fail(code: int, message: str) -> None:
+def _fail(code: int, message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

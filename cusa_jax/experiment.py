@@ -13,11 +13,12 @@ from cusa_jax import optim, sharding, temperatures
 from cusa_jax.config import needs_teachers
 from cusa_jax.data import world
 from cusa_jax.data.pipeline import train_batches
-from cusa_jax.data.splits import Split, caption_keys, load_split
+from cusa_jax.data.splits import Split, load_split
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
 from cusa_jax.models.dual_encoder import DualEncoder, init_params
 from cusa_jax.step import Recipe, init_state
+from cusa_jax.teachers.features import caption_keys
 from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
 from cusa_jax.types import Params, Teachers, TrainState
 from cusa_jax.weights.huggingface import read_clip
@@ -137,7 +138,7 @@ def _teachers(config: Any, train: Split) -> Teachers | None:
         ),
         text=load_text_teacher(
             config.teacher.text,
-            caption_keys=caption_keys(train.table),
+            caption_keys=caption_keys(train.table.image_ids, train.table.caption_image),
             max_length=config.teacher.max_length,
             dtype=config.teacher.dtype,
         ),

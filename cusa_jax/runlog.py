@@ -7,6 +7,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 
 METRICS = "metrics.jsonl"
+HEADLINE = ("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "map_at_r")
 
 
 class RunLog:
@@ -39,7 +40,7 @@ class RunLog:
     def evaluated(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Metrics of one evaluation; the time it took does not count into the training rate."""
         self.write(step, split, metrics)
-        told = " ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        told = " ".join(f"{name} {metrics[name]:.2f}" for name in HEADLINE if name in metrics)
         print(f"step {step}/{self._total} | {split}: {told}", flush=True)
         self._last = (step, time.monotonic())
 

@@ -33,16 +33,6 @@ def load_split(path: str, split: str, *, image_root: str, context_length: int) -
     return Split(table, captions, tokens[:, :longest], _relevance(Path(path), split, table))
 
 
-def caption_keys(table: CaptionTable) -> list[str]:
-    """What precomputed caption features are filed under: 'IMAGE_ID#k' for the k-th caption of an image."""
-    seen = [0] * len(table.image_ids)
-    keys = []
-    for image in table.caption_image:
-        keys.append(f"{table.image_ids[image]}#{seen[image]}")
-        seen[image] += 1
-    return keys
-
-
 def _relevance(path: Path, split: str, table: CaptionTable) -> np.ndarray | None:
     file = (path if path.is_dir() else path.parent) / f"{split}_relevance.npy"
     if not file.is_file():
