@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -108,6 +109,7 @@ def test_worker_processes_change_nothing_and_a_run_resumes_with_another_number(d
     expected = batches(dataset, 7)
     iterator = train_batches(table, **options, workers=2)
     assert_same([next(iterator) for _ in range(3)], expected[:3])
+    assert len(multiprocessing.active_children()) == 2
     state = json.loads(json.dumps(iterator.get_state()))
     iterator.close()
     for workers in (0, 2):
@@ -204,6 +206,27 @@ def test_shuffled_teachers_see_the_same_other_sample_all_run_long(dataset):
     )
 
 
+def test_shuffled_text_is_cut_to_its_own_length(dataset):
+    lengths = [2 * n + 1 for n in range(CAPTIONS)]
+    text = teacher_text(lengths)
+    for batch in batches(
+        dataset, 8, batch_size=2, control="shuffled", teachers=teachers(), teacher_text=text
+    ):
+        longest = max(lengths[caption] for caption in batch.teacher_index_text)
+        width = min(65, min(b for b in (16, 24, 32, 48, 64, 77) if b >= longest))
+        assert batch.teacher_text["input_ids"].shape[1] == width
+
+
+def test_images_and_captions_are_shuffled_independently(tmp_path):
+    """Were they not, one caption per image would leave the teachers' pairs whole."""
+    rows = [{"image_path": "a.png", "caption": "a", "image_id": n} for n in range(40)]
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    table = read_captions(tmp_path, "train")
+    (batch,) = batches((table, np.ones((40, 77), np.int32)), 1, batch_size=40, control="shuffled")
+    assert not np.array_equal(batch.teacher_index_image, batch.teacher_index_text)
+
+
 @pytest.mark.parametrize("count", [2, 3, 50])
 def test_derangement_moves_everything(count):
     partner = derangement(count, (0, 1))
@@ -246,17 +269,24 @@ def test_skip_takes_the_next_caption_whose_image_is_readable(dataset, caplog):
         assert sum(f"{image}.png: not a readable image" in message for message in messages) == 1
 
 
-def test_replacement_fits_the_width_that_all_processes_agreed_on(dataset):
+@pytest.mark.parametrize("long_text", ["student", "teacher"])
+def test_replacement_fits_the_width_that_all_processes_agreed_on(dataset, long_text):
     table, tokens = dataset
     table.image_paths[4].write_bytes(b"not an image")
-    tokens[15, :] = 7  # the caption after image 4's is too long for any batch without it
+    lengths = [5] * CAPTIONS
+    # The caption after image 4's is too long for any batch without it.
+    if long_text == "student":
+        tokens[15, :] = 7
+    else:
+        lengths[15] = 70
+    options = {"teachers": teachers(), "teacher_text": teacher_text(lengths), "on_bad_image": "skip"}
     seen = 0
-    for step, batch in enumerate(batches(dataset, 40, on_bad_image="skip")):
+    for step, batch in enumerate(batches(dataset, 40, **options)):
         planned = batch_rows(step, rows=CAPTIONS, batch_size=8, seed=5)
         if batch.skipped and 15 not in planned:
             seen += 1
             assert 15 not in batch.caption_index
-            assert batch.tokens.shape[1] < 77
+            assert (batch.tokens if long_text == "student" else batch.teacher_text["input_ids"]).shape[1] < 70
     assert seen
 
 
