@@ -81,7 +81,7 @@ def save(folder: str | Path, config: Config, params: Params) -> None:
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
-def load(folder: Path, raw_config: Mapping[str, Any]) -> tuple[Config, Params]:
+def load(folder: Path, raw_config: Mapping[str, Any]) -> tuple[Any, Params]:
     """Config and float32 parameters of a folder whose config.json, already read, names one of FAMILIES.
 
     Raises InputError where the config is incomplete or the weights are not those that it describes.

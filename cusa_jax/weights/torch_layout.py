@@ -35,7 +35,7 @@ LeafPath = tuple[str, ...]  # of a leaf in the parameter tree
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a .safetensors file. Raises InputError where there is no such file or it is damaged."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; weights are read from safetensors")
+        raise InputError(f"{path}: no such file; convert other formats (.bin, .pt, sharded) to it first")
     try:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

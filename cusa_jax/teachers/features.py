@@ -1,0 +1,115 @@
+"""Teacher features computed beforehand: one vector per image (or caption), looked up in the train step.
+
+Two formats: `.npz` with `ids` and `features`, ours, and the reference's `*_unicom.npy` (`pickled.py`).
+An image is known by its image id, the k-th caption of an image (from 0) by `<image id>#<k>`.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from cusa_jax.errors import InputError
+from cusa_jax.teachers.pickled import read_pickled_features
+from cusa_jax.types import Teacher
+
+SUFFIXES = (".npz", ".npy")
+SHOWN = 3  # ids that a message names before it counts
+
+
+def feature_teacher(path: Path, ids: Sequence[str]) -> Teacher:
+    """A teacher that looks up row n for sample number n: ids[n] is the id of that image or caption."""
+    return Teacher(
+        name=str(path),
+        params={"features": read_features(path, ids)},
+        apply=lambda params, index: params["features"][index].astype(jnp.float32),
+        inputs="index",
+    )
+
+
+def caption_keys(image_ids: Sequence[str], caption_image: np.ndarray) -> list[str]:
+    """The ids of captions in a feature file; caption_image: int [N], the image number of each caption."""
+    seen: collections.Counter[int] = collections.Counter()
+    keys = []
+    for image in caption_image.tolist():
+        keys.append(f"{image_ids[image]}#{seen[image]}")
+        seen[image] += 1
+    return keys
+
+
+def read_features(path: str | Path, ids: Sequence[str]) -> np.ndarray:
+    """[len(ids), D], row n the feature of ids[n], float16 or float32 as stored (float64 is rounded).
+
+    Raises InputError naming the ids whose feature is missing, of another length, not finite or all zero: the
+    reference goes on with zeros, which makes all samples equally alike (dataset/cross_coco_dataset.py:50).
+    """
+    path = Path(path)
+    stored = _read_npz(path) if path.suffix == ".npz" else read_pickled_features(path)
+    missing = [id_ for id_ in ids if id_ not in stored]
+    if missing:
+        raise InputError(
+            f"{path}: no feature for {_some(missing)} (of {len(ids)}); compute them for these data"
+        )
+
+    width = stored[ids[0]].size
+    half = stored[ids[0]].dtype == np.float16
+    table = np.empty((len(ids), width), np.float16 if half else np.float32)
+    bad = []
+    for row, id_ in zip(table, ids, strict=True):
+        feature = stored[id_]
+        if feature.shape not in {(width,), (1, width)} or feature.dtype.kind != "f":
+            raise InputError(
+                f"{path}: the feature of {id_!r} is {feature.dtype}{list(feature.shape)}, "
+                f"that of {ids[0]!r} has {width} numbers; all must be float [D] or [1, D] with one D"
+            )
+        row[:] = feature.reshape(-1)
+        if not (np.isfinite(row).all() and row.any()):
+            bad.append(id_)
+    if bad:
+        raise InputError(f"{path}: the feature is all zero or not finite for {_some(bad)}; compute it again")
+    return table
+
+
+def write_features(path: str | Path, ids: Sequence[str], features: np.ndarray) -> None:
+    """Writes an `.npz` that `read_features` reads; the file appears whole or not at all.
+
+    ids: N different texts. features: float16 or float32 [N, D].
+    """
+    path = Path(path)
+    if features.dtype not in (np.float16, np.float32) or features.shape[:-1] != (len(ids),):
+        found = f"{features.dtype}{list(features.shape)}"
+        raise InputError(f"{path}: features must be float16 or float32 [{len(ids)}, D], not {found}")
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.savez(file, ids=np.asarray(ids, dtype=str), features=features)
+    os.replace(part, path)
+
+
+def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ids, features = file["ids"], file["features"]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # what a damaged file does to a parser cannot be foreseen
+        raise InputError(f"{path}: damaged, or without `ids` and `features` ({error!r})") from error
+    if ids.dtype.kind != "U" or features.ndim != 2 or ids.shape != features.shape[:1]:
+        raise InputError(
+            f"{path}: needs `ids`, texts [N], and `features`, float [N, D]; "
+            f"has {ids.dtype}{list(ids.shape)} and {features.dtype}{list(features.shape)}"
+        )
+    stored = dict(zip(ids.tolist(), features, strict=True))
+    if len(stored) < len(ids):
+        twice = [id_ for id_, count in collections.Counter(ids.tolist()).items() if count > 1]
+        raise InputError(f"{path}: more than one feature for {_some(twice)}")
+    return stored
+
+
+def _some(ids: Sequence[str]) -> str:
+    shown = ", ".join(repr(id_) for id_ in ids[:SHOWN])
+    return shown if len(ids) <= SHOWN else f"{shown} and {len(ids) - SHOWN} more"

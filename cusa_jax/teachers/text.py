@@ -1,0 +1,128 @@
+"""Text teachers: the folder's own tokenizer, an encoder, pooling over tokens, L2 normalisation.
+
+As sentence-transformers computes `encode(normalize_embeddings=True)`, whose folders are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+from cusa_jax.errors import InputError
+from cusa_jax.teachers.folder import read_json
+from cusa_jax.types import Params, Teacher
+
+_MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers, that are computed here
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoder:
+    """A frozen text encoder.
+
+    states: (params, input_ids, attention_mask int32 [B, L]) -> token states float32 [B, L, D].
+    max_tokens: the longest text that it has positions for.
+    """
+
+    params: Params
+    states: Callable[[Params, jax.Array, jax.Array], jax.Array]
+    max_tokens: int
+    vocab_size: int
+    pad_token_id: int
+
+
+def text_teacher(name: str, folder: Path, encoder: TextEncoder, max_length: int) -> Teacher:
+    """The teacher of a folder: features float32 [B, D] of length 1, the same whatever the padding.
+
+    max_length: tokens after which a text is cut, if neither the encoder nor the folder sets a smaller limit.
+    Raises InputError where the tokenizer is missing or not the encoder's, or the pooling is not known.
+    """
+    pooling = read_pooling(folder)
+    limits = [max_length, encoder.max_tokens]
+    sentence_config = folder / "sentence_bert_config.json"
+    if sentence_config.is_file():
+        limits.append(read_json(sentence_config, "").get("max_seq_length") or max_length)
+    tokenizer = read_tokenizer(folder)
+    if tokenizer.get_vocab_size() > encoder.vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer knows {tokenizer.get_vocab_size()} tokens, the model only "
+            f"{encoder.vocab_size}; they do not belong together"
+        )
+    tokenizer.enable_truncation(min(limits))
+    tokenizer.no_padding()
+
+    def apply(params: Params, text: dict[str, jax.Array]) -> jax.Array:
+        states = encoder.states(params, text["input_ids"], text["attention_mask"])
+        return pool(states, text["attention_mask"], pooling)
+
+    def tokenize(captions: list[str]) -> dict[str, np.ndarray]:
+        ids = [encoding.ids for encoding in tokenizer.encode_batch(captions)]
+        shape = (len(ids), max(1, *map(len, ids)))
+        input_ids, mask = np.full(shape, encoder.pad_token_id, np.int32), np.zeros(shape, np.int32)
+        for row, text in enumerate(ids):
+            input_ids[row, : len(text)], mask[row, : len(text)] = text, 1
+        return {"input_ids": input_ids, "attention_mask": mask}
+
+    return Teacher(name=name, params=encoder.params, apply=apply, inputs="text", tokenize=tokenize)
+
+
+def pool(states: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
+    """Token states [B, L, D] -> features [B, D] of length 1, over the tokens whose mask [B, L] is 1.
+
+    pooling: 'mean' over the tokens, or 'cls', the first token. Constants: sentence-transformers 2.2.2.
+    """
+    if pooling == "cls":
+        sentence = states[:, 0]
+    else:
+        weights = mask[:, :, None].astype(states.dtype)
+        sentence = (states * weights).sum(1) / jnp.maximum(weights.sum(1), 1e-9)
+    return sentence / jnp.maximum(jnp.linalg.norm(sentence, axis=-1, keepdims=True), 1e-12)
+
+
+def read_pooling(folder: Path) -> str:
+    """'mean' or 'cls', as the sentence-transformers files of the folder say; 'mean' where there are none."""
+    modules = folder / "modules.json"
+    if modules.is_file():
+        kinds = [str(module.get("type")).rpartition(".")[2] for module in _read_list(modules)]
+        if unknown := [kind for kind in kinds if kind not in _MODULES]:
+            raise InputError(f"{modules}: has a module {unknown[0]}; only {', '.join(_MODULES)} are computed")
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return "mean"
+    modes = [key for key, on in read_json(path, "").items() if key.startswith("pooling_mode_") and on is True]
+    names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    if len(modes) != 1 or modes[0] not in names:
+        raise InputError(
+            f"{path}: pools by {' and '.join(modes) or 'nothing'}; known is one of {', '.join(names)}"
+        )
+    return names[modes[0]]
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The folder's tokenizer: as its tokenizer_config.json says, or a tokenizer.json by itself."""
+    alone = folder / "tokenizer.json"
+    try:
+        if alone.is_file() and not (folder / "tokenizer_config.json").is_file():
+            return Tokenizer.from_file(str(alone))
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    except Exception as error:  # the tokenizers library raises bare Exception
+        reason = " ".join(str(error).split())
+        raise InputError(f"{alone}: the tokenizer is missing or cannot be read ({reason})") from error
+
+
+def _read_list(path: Path) -> list[dict[str, Any]]:
+    try:
+        value = json.loads(path.read_text(encoding="utf8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(f"{path}: must hold a list of JSON objects")
+    return value
