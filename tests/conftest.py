@@ -1,0 +1,17 @@
+"""Eight virtual CPU devices for every test, and the report of the comparisons with goldens (`pytest -s`)."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import golden
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("capture") == "no" and golden.WORST:
+        terminalreporter.section("worst error per family, in units of its tolerance")
+        for family, (comparisons, worst) in sorted(golden.WORST.items()):
+            terminalreporter.write_line(f"{family:<50}{comparisons:>7} comparisons{worst:>12.2e}")
