@@ -22,8 +22,6 @@ def run(main: Callable[[Any, str], None]) -> None:
 
     def with_config(_argv: list[str]) -> None:
         flag = flags.FLAGS["config"]
-        if flag.value is None:
-            _fail(2, "--config is missing: name a file, such as --config=configs/flickr.py")
         path, _, argument = config_flags.get_config_filename(flag).partition(":")
         with errors_in_one_line():
             main(flag.value, Path(path).stem + (f"-{argument}" if argument else ""))
@@ -64,6 +62,11 @@ def _parse(argv: list[str]) -> list[str]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         inner = next((line for line in lines if "InputError: " in line), None)
         _fail(2, inner.split("InputError: ", 1)[1] if inner else " ".join(lines)[:400])
+    if not any(re.match(r"--?config(=|$)", argument) for argument in argv[1:]):
+        _fail(2, "--config is missing: name a file, such as --config=configs/flickr.py")
+    path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+    if not Path(path).is_file():
+        _fail(2, f"--config={path}: no such file")
     if rest[1:]:
         _fail(2, f"unexpected argument '{rest[1]}': options start with --")
     return rest

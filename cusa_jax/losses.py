@@ -4,15 +4,17 @@ Notation: S [..., B, B] student similarities, rows = queries; T = teacher simila
 temperatures. Q = softmax(T/τ_t) are the soft labels, P = softmax(S/τ) the student's distribution, both over a row.
 Leading axes are groups of local negatives (see similarity.py); every loss averages over them.
 All is differentiable in S, τ and τ_t; T is frozen by `similarity.teacher`. float32 in, float32 out (float64 too).
+An unknown mode raises InputError.
 
     loss = contrastive(S, ids, tau) + α csa(S, T, …) + β usa(S_II, S_TT, T, …)
 """
 
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 
+from cusa_jax.errors import InputError
 from cusa_jax.types import SoftLabels
 
 Reduction = Literal["mean", "sum"]
@@ -99,6 +101,7 @@ def align(
 
     `reduction` matters to the cross-entropy alone: 'mean' divides it by the row length; KL always sums a row.
     """
+    _check("divergence", divergence, Divergence)
     log_q, log_p = _log_softmax(teacher, teacher_tau), _log_softmax(similarity, tau)
     if divergence == "kl":
         return (jnp.exp(log_q) * (log_q - log_p)).sum(axis=-1).mean()
@@ -106,6 +109,7 @@ def align(
 
 
 def _targets(labels: SoftLabels, targets: Targets) -> tuple[jax.Array, jax.Array]:
+    _check("targets", targets, Targets)
     if targets == "each":
         return labels.image, labels.text
     if targets == "add":
@@ -120,6 +124,7 @@ def _log_softmax(similarity: jax.Array, tau: jax.Array | float) -> jax.Array:
 
 
 def _cross_entropy(target: jax.Array, log_p: jax.Array, reduction: Reduction) -> jax.Array:
+    _check("reduction", reduction, Reduction)
     row = -(target * log_p)
     return (row.mean(axis=-1) if reduction == "mean" else row.sum(axis=-1)).mean()
 
@@ -130,3 +135,8 @@ def _both(image_side: jax.Array, text_side: jax.Array) -> jax.Array:
 
 def _transpose(matrix: jax.Array) -> jax.Array:
     return matrix.swapaxes(-1, -2)
+
+
+def _check(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise InputError(f"{name}={value!r} is none of {', '.join(get_args(choices))}")

@@ -1,7 +1,7 @@
 """One training step and the encoding passes: pure functions, jitted by the caller."""
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from cusa_jax.models.dual_encoder import DualEncoder
 from cusa_jax.objective import objective
 from cusa_jax.teachers.control import teacher_features
 from cusa_jax.temperatures import Temperature
-from cusa_jax.types import Batch, Params, SoftLabels, Teachers, TrainState
+from cusa_jax.types import Batch, Embeddings, Params, SoftLabels, Teachers, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,8 @@ def train_step(
     ids = similarity.group_ids(batch.image_index, recipe.groups)
 
     def loss(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-        embeddings = recipe.model.apply({"params": params["model"]}, normalise(batch.image), batch.tokens)
+        pixels = normalise(batch.image)
+        embeddings = cast(Embeddings, recipe.model.apply({"params": params["model"]}, pixels, batch.tokens))
         student = similarity.student(embeddings, recipe.groups)
         return objective(student, labels, ids, params["taus"], recipe.loss)
 
@@ -79,11 +80,11 @@ def encode_images(
     model_params: Params, images: jax.Array, *, model: DualEncoder
 ) -> tuple[jax.Array, jax.Array]:
     """uint8 [B, H, W, 3] -> (cross-modal, uni-modal) embeddings [B, E], not normalised."""
-    return model.apply({"params": model_params}, normalise(images), method="encode_image")
+    return cast(tuple, model.apply({"params": model_params}, normalise(images), method="encode_image"))
 
 
 def encode_texts(
     model_params: Params, tokens: jax.Array, *, model: DualEncoder
 ) -> tuple[jax.Array, jax.Array]:
     """int32 [B, L] -> (cross-modal, uni-modal) embeddings [B, E], not normalised."""
-    return model.apply({"params": model_params}, tokens, method="encode_text")
+    return cast(tuple, model.apply({"params": model_params}, tokens, method="encode_text"))

@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 Params = Any  # a pytree of arrays
+Array = Any  # numpy on the host, jax.Array on device
 
 
 @struct.dataclass
@@ -32,15 +33,15 @@ class Batch:
     skipped: int32 [], rows of this batch replaced because their image was unreadable (`on_bad_image='skip'`).
     """
 
-    image: jax.Array | np.ndarray
-    tokens: jax.Array | np.ndarray
-    image_index: jax.Array | np.ndarray
-    caption_index: jax.Array | np.ndarray
-    teacher_index_image: jax.Array | np.ndarray
-    teacher_index_text: jax.Array | np.ndarray
-    teacher_image: jax.Array | np.ndarray | None = None
-    teacher_text: dict[str, jax.Array | np.ndarray] | None = None
-    skipped: jax.Array | np.ndarray | None = None
+    image: Array
+    tokens: Array
+    image_index: Array
+    caption_index: Array
+    teacher_index_image: Array
+    teacher_index_text: Array
+    teacher_image: Array | None = None
+    teacher_text: dict[str, Array] | None = None
+    skipped: Array | None = None
 
 
 @struct.dataclass

@@ -64,7 +64,7 @@ def train_image_teacher(scenes: world.World, folder: Path) -> None:
 
     def loss(params: Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
         pixels, named = batch
-        features = backbone.apply({"params": params["backbone"]}, normalise(pixels))
+        features = cast(jax.Array, backbone.apply({"params": params["backbone"]}, normalise(pixels)))
         tokens = features.reshape(len(pixels), IMAGE.patches, IMAGE.dim)
         logits = head.apply({"params": params["head"]}, tokens)
         return optax.sigmoid_binary_cross_entropy(logits, named[:, None]).mean()
@@ -118,7 +118,7 @@ def train_text_teacher(scenes: world.World, folder: Path) -> None:
     model = MPNet(config)
 
     def loss(params: Params, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-        states = model.apply({"params": params}, *batch)
+        states = cast(jax.Array, model.apply({"params": params}, *batch))
         first, second = jnp.split(pool(states, batch[1], "mean"), 2)
         return optax.softmax_cross_entropy_with_integer_labels(
             first @ second.T / TAU, jnp.arange(len(first))
@@ -199,8 +199,8 @@ def agreement(features: jax.Array, overlap: np.ndarray) -> float:
     """Spearman's ρ of cosine [N, N] and overlap [N, N] over all pairs of different samples."""
     unit = np.asarray(features) / np.linalg.norm(features, axis=1, keepdims=True)
     pairs = np.triu_indices(len(unit), 1)
-    ranks = [rank(matrix[pairs]) for matrix in (unit @ unit.T, overlap)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks = np.stack([rank(matrix[pairs]) for matrix in (unit @ unit.T, overlap)])
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def rank(values: np.ndarray) -> np.ndarray:

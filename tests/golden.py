@@ -67,7 +67,9 @@ def assert_close(family: str, ours: Any, golden: Any, relative: float, floor: fl
 def hash_uniform(name: str, shape: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> np.ndarray:
     """float64 in [low, high): splitmix64 of a counter that starts at the CRC-32 of the name."""
     step = 0x9E3779B97F4A7C15
-    counter = np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.uint64) + np.uint64(zlib.crc32(name.encode()))
+    counter = np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.uint64) + np.uint64(
+        zlib.crc32(name.encode())
+    )
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64
         bits = counter * np.uint64(step)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

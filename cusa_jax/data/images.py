@@ -63,6 +63,12 @@ def normalise(
     mean: tuple[float, ...] = CLIP_MEAN,
     std: tuple[float, ...] = CLIP_STD,
 ) -> jax.Array:
-    """(pixels / 255 - mean) / std over uint8 [..., 3], computed in float32 and then cast to `dtype`."""
-    scaled = jnp.asarray(pixels, jnp.float32) / 255
+    """(pixels / 255 - mean) / std over uint8 [..., 3], computed in float32 and then cast to `dtype`.
+
+    Floating-point pixels are taken as normalised already and only cast.
+    """
+    pixels = jnp.asarray(pixels)
+    if jnp.issubdtype(pixels.dtype, jnp.floating):
+        return pixels.astype(dtype)
+    scaled = pixels.astype(jnp.float32) / 255
     return ((scaled - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)).astype(dtype)

@@ -16,6 +16,8 @@ import numpy as np
 
 from cusa_jax.errors import InputError
 
+TokenId = int
+
 MAX_DISTANCE = 128  # positions further apart than this share one bucket
 
 IGNORED_KEYS = {
@@ -38,7 +40,7 @@ class MPNetConfig:
     relative_attention_num_buckets: int
     # Must be stated: the default of transformers (1e-12) is not that of the published weights (1e-5).
     layer_norm_eps: float
-    pad_token_id: int
+    pad_token_id: TokenId
     hidden_act: str = "gelu"
 
     def __post_init__(self):

@@ -49,10 +49,13 @@ FAMILIES = {
 }
 
 
-def _size(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError
-    return value
+def _whole(smallest: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+            raise ValueError
+        return value
+
+    return convert
 
 
 def _channels(value: Any) -> tuple[float, ...]:
@@ -62,7 +65,8 @@ def _channels(value: Any) -> tuple[float, ...]:
 
 # How a field of a config is read from JSON, by its annotation, and what to call it in a message.
 FIELD_KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
-    "int": (_size, "a whole number"),
+    "int": (_whole(1), "a whole number from 1"),
+    "TokenId": (_whole(0), "a whole number from 0"),
     "float": (float, "a number"),
     "str": (str, "a text"),
     "tuple[float, ...]": (_channels, "three numbers"),

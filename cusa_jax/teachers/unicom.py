@@ -37,10 +37,10 @@ class UnicomConfig:
 
     def __post_init__(self):
         if self.dim % self.num_heads:
-            raise InputError(f"dim {self.dim} is not a multiple of {self.num_heads} heads")
+            raise InputError(f"dim {self.dim} does not divide into {self.num_heads} heads")
         if self.image_size % self.patch_size:
             raise InputError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+                f"image_size {self.image_size} does not divide into patches of {self.patch_size}"
             )
 
     @property
