@@ -92,8 +92,8 @@ def write_features(path: str | Path, ids: Sequence[str], features: np.ndarray) -
 
 def _read_npz(path: Path) -> Mapping[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            ids, features = file["ids"], file["features"]
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            ids, features = arrays["ids"], arrays["features"]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # what a damaged file does to a parser cannot be foreseen

@@ -22,7 +22,7 @@ from cusa_jax.errors import InputError
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _LITERALS = (
     "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINFLOAT",
 )  # fmt: skip
 _NUMPY_GLOBALS = {
     "numpy ndarray": "ndarray",
@@ -45,7 +45,7 @@ def read_pickled_features(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             _read_object_header(file)
             [features] = _Builder().build(file).value
-            return {str(key): array.value for key, array in features.items()}
+            return {str(key): _array_of(key, feature) for key, feature in features.items()}
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
@@ -96,6 +96,12 @@ class _Array:
         else:
             flat = np.frombuffer(data, dtype.numpy())
             self.value = flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _array_of(image_id: str | int, feature: Any) -> np.ndarray:
+    if isinstance(feature, _Array) and isinstance(feature.value, np.ndarray):
+        return feature.value
+    raise InputError(f"the feature of {image_id!r} is not an array of numbers")
 
 
 class _Builder:
