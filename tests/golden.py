@@ -61,6 +61,15 @@ def assert_close(family: str, ours: Any, golden: Any, relative: float, floor: fl
     assert worst <= 1, f"{family}: off by {difference.max():.3e}, {worst:.3g} times the tolerance"
 
 
+def rounding(f32: Any, f64: Any, dtype: str) -> float:
+    """How far two correct implementations may lie apart, from the reference's own float32 and float64 numbers.
+
+    Both round, each about as far as the reference's float32 lies from its float64; in float64 that shrinks by the
+    ratio of the machine epsilons, 2^-29.
+    """
+    return 2 * float(np.abs(np.asarray(f32, np.float64) - f64).max()) * {"f32": 1.0, "f64": 2.0**-29}[dtype]
+
+
 # --- formulas -------------------------------------------------------------------------------------------------
 
 
