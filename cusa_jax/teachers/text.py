@@ -46,17 +46,18 @@ def text_teacher(name: str, folder: Path, encoder: TextEncoder, max_length: int)
     Raises InputError where the tokenizer is missing or not the encoder's, or the pooling is not known.
     """
     pooling = read_pooling(folder)
-    limits = [max_length, encoder.max_tokens]
-    sentence_config = folder / "sentence_bert_config.json"
-    if sentence_config.is_file():
-        limits.append(read_json(sentence_config, "").get("max_seq_length") or max_length)
+    limit = min(max_length, encoder.max_tokens, read_max_length(folder) or max_length)
     tokenizer = read_tokenizer(folder)
     if tokenizer.get_vocab_size() > encoder.vocab_size:
         raise InputError(
             f"{folder}: the tokenizer knows {tokenizer.get_vocab_size()} tokens, the model only "
             f"{encoder.vocab_size}; they do not belong together"
         )
-    tokenizer.enable_truncation(min(limits))
+    if limit <= tokenizer.num_special_tokens_to_add(
+        is_pair=False
+    ):  # the library would then cut nothing at all
+        raise InputError(f"{folder}: a limit of {limit} tokens leaves no room for words; raise max_length")
+    tokenizer.enable_truncation(limit)
     tokenizer.no_padding()
 
     def apply(params: Params, text: dict[str, jax.Array]) -> jax.Array:
@@ -104,6 +105,15 @@ def read_pooling(folder: Path) -> str:
             f"{path}: pools by {' and '.join(modes) or 'nothing'}; known is one of {', '.join(names)}"
         )
     return names[modes[0]]
+
+
+def read_max_length(folder: Path) -> int | None:
+    """max_seq_length of the sentence-transformers files of the folder; None where they set none."""
+    path = folder / "sentence_bert_config.json"
+    value = read_json(path, "").get("max_seq_length") if path.is_file() else None
+    if value is not None and not isinstance(value, int):
+        raise InputError(f"{path}: max_seq_length = {value!r} is not a whole number")
+    return value
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

@@ -26,17 +26,18 @@ logging.getLogger("transformers.modeling_flax_utils").addFilter(
     lambda record: "JAX classes are deprecated" not in record.getMessage()
 )
 
-# model_type of config.json -> class. Named, because transformers imports a model where it is first mentioned.
+# model_type of config.json -> class, by name: transformers imports a model where it is first mentioned. Listed
+# are those whose numbers were checked against PyTorch's; FlaxElectraModel, for one, gives others.
 TEXT_MODELS = {
     "albert": "FlaxAlbertModel",
     "bert": "FlaxBertModel",
     "distilbert": "FlaxDistilBertModel",
-    "electra": "FlaxElectraModel",
     "roberta": "FlaxRobertaModel",
     "xlm-roberta": "FlaxXLMRobertaModel",
 }
 # With what stands for an image: the class token after the last LayerNorm. CLIP applies that in its pooler;
-# the poolers of ViT (a tanh layer, often untrained) and DINOv2 (the class token again) are not used.
+# the poolers of ViT (a tanh layer, often untrained) and DINOv2 (the class token again) are not used. Where
+# DINOv2 must interpolate its positions to another image size, Flax and PyTorch differ by about one per cent.
 IMAGE_MODELS = {
     "vit": ("FlaxViTModel", "last_hidden_state"),
     "dinov2": ("FlaxDinov2Model", "last_hidden_state"),

@@ -201,9 +201,10 @@ def test_refused_global_is_named(tmp_path):
         read_features(path, IDS)
 
 
-@pytest.mark.parametrize(
-    "opcode", [b"cos\nsystem\n", b"i\x00", b"(cos\nsystem\no.", b"\x82\x01.", b"Pid\n.", b"}\x92."]
-)
+REFUSED = [b"cos\nsystem\n", b"i\x00", b"(cos\nsystem\no.", b"\x82\x01.", b"Pid\n.", b"}\x92."]
+
+
+@pytest.mark.parametrize("opcode", REFUSED)
 def test_other_instructions_are_refused(tmp_path, opcode):
     with pytest.raises(InputError, match=r"f\.npy"):
         read_features(write_npy(tmp_path / "f.npy", b"\x80\x04" + opcode), IDS)
@@ -244,15 +245,15 @@ def test_damage_is_an_input_error_or_harmless(tmp_path, suffix):
         for position in rng.integers(0, len(data), rng.integers(1, 4)):
             flipped[position] ^= 1 << rng.integers(8)
         damaged.append(bytes(flipped))
-    path, refused = tmp_path / f"f.{suffix}", 0
+    path, messages = tmp_path / f"f.{suffix}", []
     for content in damaged:
         path.write_bytes(content)
         try:
             read = read_features(path, IDS)
         except InputError as error:
-            assert "\n" not in str(error)
-            refused += 1
+            messages.append(str(error))
         else:
             assert read.shape[0] == 5
             assert np.isfinite(read).all()
-    assert refused > 150
+    assert len(messages) > 150
+    assert not any("\n" in message for message in messages)

@@ -1,0 +1,34 @@
+"""The smallest tokenizer a text teacher can have."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def write_word_tokenizer():
+    """(folder, words): a lone tokenizer.json with one token a word.
+
+    words: the vocabulary in order of ids. Texts stand between the first and the third; the fourth is unknown.
+    """
+    return _write_word_tokenizer
+
+
+def _write_word_tokenizer(folder, words):
+    first, last = words[0], words[2]
+    special = [{"SpecialToken": {"id": name, "type_id": 0}} for name in (first, last)]
+    tokenizer = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [special[0], {"Sequence": {"id": "A", "type_id": 0}}, special[1]],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {
+                name: {"id": name, "ids": [words.index(name)], "tokens": [name]} for name in (first, last)
+            },
+        },
+        "decoder": None,
+        "model": {"type": "WordLevel", "vocab": {word: n for n, word in enumerate(words)}, "unk_token": words[3]},
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))

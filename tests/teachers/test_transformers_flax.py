@@ -1,0 +1,193 @@
+"""Folders in the layout of Hugging Face, written from transformers' own Flax models with random weights."""
+
+import functools
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+import transformers
+from flax import traverse_util
+from safetensors.numpy import load_file, save_file
+
+from cusa_jax.errors import InputError
+from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+WORDS = {"vocab_size": 20, "max_position_embeddings": 14}
+PIXELS = {"image_size": 16, "patch_size": 4}
+VOCABULARY = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *["a", "dog", "runs", "on", "the", "beach", "two", "dogs", "sleep"],
+]
+CAPTIONS = ["a dog runs on the beach", "Two dogs", "sleep", ""]
+
+
+def make_folder(folder, model_class, config, prefix=""):
+    """A folder as PyTorch would have saved it, and the Flax model with the same random parameters."""
+    model = model_class(config, _do_init=False)
+    rng = np.random.default_rng(0)
+    params, tensors = {}, {}
+    leaves = {"kernel": ".weight", "scale": ".weight", "embedding": ".weight", "bias": ".bias"}
+    for path, leaf in traverse_util.flatten_dict(model.params_shape_tree).items():
+        value = params[path] = rng.normal(path[-1] == "scale", 0.2, leaf.shape).astype(np.float32)
+        if path[-1] == "kernel":
+            value = value.transpose((3, 2, 0, 1) if value.ndim == 4 else (1, 0))
+        name = ".".join(path[:-1]) + leaves[path[-1]] if path[-1] in leaves else ".".join(path)
+        tensors[prefix + name] = np.ascontiguousarray(value)
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(config.to_json_string())
+    return functools.partial(model, params=traverse_util.unflatten_dict(params))
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """The folder of a tiny BERT with a WordPiece vocabulary."""
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "BertTokenizer", "do_lower_case": true}'
+    )
+    make_folder(tmp_path, transformers.FlaxBertModel, transformers.BertConfig(**SIZES, **WORDS))
+    return tmp_path
+
+
+def load_text(folder, **options):
+    return load_text_teacher(str(folder), caption_keys=[], **{"max_length": 64} | options)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_bert_pools_the_library_s_states(bert, pooling):
+    if pooling == "cls":
+        (bert / "1_Pooling").mkdir()
+        modes = {
+            "pooling_mode_cls_token": True,
+            "pooling_mode_mean_tokens": False,
+            "word_embedding_dimension": 16,
+        }
+        (bert / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    teacher = load_text(bert)
+    tokens = teacher.tokenize(CAPTIONS)
+    assert tokens["input_ids"].tolist()[1] == [
+        2,
+        VOCABULARY.index("two"),
+        VOCABULARY.index("dogs"),
+        3,
+        0,
+        0,
+        0,
+        0,
+    ]
+    assert tokens["attention_mask"].sum(1).tolist() == [8, 4, 3, 2]
+    assert {array.dtype for array in tokens.values()} == {np.dtype(np.int32)}
+
+    model = make_folder(bert, transformers.FlaxBertModel, transformers.BertConfig(**SIZES, **WORDS))
+    with jax.default_matmul_precision("highest"):
+        ours = jax.jit(teacher.apply)(teacher.params, tokens)
+        states = np.asarray(model(**tokens).last_hidden_state, np.float64)
+    assert ours.dtype == np.float32
+    for feature, text, mask in zip(ours, states, tokens["attention_mask"], strict=True):
+        sentence = text[0] if pooling == "cls" else text[mask == 1].mean(0)
+        np.testing.assert_allclose(feature, sentence / np.linalg.norm(sentence), atol=1e-6)
+
+
+def test_roberta_saved_with_its_language_model_head(tmp_path, write_word_tokenizer):
+    config = transformers.RobertaConfig(**SIZES, **WORDS, pad_token_id=1)
+    model = make_folder(tmp_path, transformers.FlaxRobertaModel, config, prefix="roberta.")
+    tensors = load_file(tmp_path / "model.safetensors")
+    without_pooler = {key: tensor for key, tensor in tensors.items() if "pooler" not in key}
+    save_file(without_pooler | {"lm_head.bias": np.zeros(20, np.float32)}, tmp_path / "model.safetensors")
+    write_word_tokenizer(tmp_path, ["<s>", "<pad>", "</s>", "<unk>", "dog", "runs"])
+    teacher = load_text(tmp_path)
+    tokens = teacher.tokenize(["dog runs", "dog"])
+    assert tokens["input_ids"].tolist() == [[0, 4, 5, 2], [0, 4, 2, 1]]
+
+    states = np.asarray(model(**tokens).last_hidden_state)
+    sentence = states[1, :3].mean(0)
+    ours = teacher.apply(teacher.params, tokens)[1]
+    np.testing.assert_allclose(ours, sentence / np.linalg.norm(sentence), atol=1e-5)
+    # Positions count from pad + 1, so that 14 of them hold 12 tokens.
+    assert teacher.tokenize(["dog " * 50])["input_ids"].shape == (1, 12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["vit", "clip"])
+def test_image_features_are_the_normed_class_token(tmp_path, kind, dtype):
+    if kind == "vit":
+        model_class, feature = transformers.FlaxViTModel, lambda output: output.last_hidden_state[:, 0]
+        config = transformers.ViTConfig(**SIZES, **PIXELS)
+        preprocessing = {"size": {"height": 16, "width": 16}}
+    else:
+        model_class, feature = transformers.FlaxCLIPVisionModel, lambda output: output.pooler_output
+        config = transformers.CLIPVisionConfig(**SIZES, **PIXELS)
+        preprocessing = {"size": {"shortest_edge": 20}, "do_center_crop": True, "crop_size": 16}
+    model = make_folder(tmp_path, model_class, config)
+    preprocessing |= {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    teacher = load_image_teacher(str(tmp_path), image_ids=[], dtype=dtype)
+    assert (teacher.inputs, teacher.image_size) == ("pixels", 16)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
+    ours = jax.jit(teacher.apply)(teacher.params, pixels)
+    normalised = (pixels / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
+    theirs = feature(model(normalised.transpose(0, 3, 1, 2).astype(np.float32)))
+    assert ours.dtype == np.float32
+    error = np.abs(ours - theirs).max()
+    assert error < 1e-5 if dtype == "float32" else 1e-4 < error < 0.1
+
+
+def test_loading_says_nothing_of_deprecation(bert, caplog):
+    logger = logging.getLogger("transformers")
+    type(logger).warning_once.cache_clear()  # so that what is said once would be said again
+    logger.addHandler(caplog.handler)
+    load_text(bert)
+    logger.removeHandler(caplog.handler)
+    assert not caplog.records
+
+
+# --- faults ---------------------------------------------------------------------------------------------------
+
+
+def test_missing_parameters_are_not_made_up(bert):
+    tensors = load_file(bert / "model.safetensors")
+    gone = "encoder.layer.1.output.dense.weight"
+    wrong = "embeddings.word_embeddings.weight"
+    kept = {key: tensor for key, tensor in tensors.items() if key != gone}
+    save_file(kept | {wrong: tensors[wrong][:-1]}, bert / "model.safetensors")
+    with pytest.raises(InputError, match=r"1 missing: encoder/layer/1/output/dense/kernel; 1 unfit: emb"):
+        load_text(bert)
+
+
+def test_folder_with_pickled_weights_only(bert):
+    (bert / "model.safetensors").rename(bert / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"model\.safetensors: no such file; convert other formats"):
+        load_text(bert)
+
+
+def test_config_that_transformers_refuses(bert):
+    raw = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps(raw | {"num_attention_heads": 3}))
+    with pytest.raises(InputError, match=r"config\.json: transformers cannot build FlaxBertModel"):
+        load_text(bert)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no such file; it says how the image teacher normalises"),
+        ({"size": 16}, "needs size, image_mean and image_std"),
+        ({"size": 16, "image_mean": [0.5], "image_std": [0.5] * 3}, "three numbers each"),
+        ({"size": 16, "image_mean": [0.5] * 3, "image_std": [0.5, 0.5, 0]}, "three numbers each"),
+        ({"size": 12, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "has 12 pixels, the model 16"),
+    ],
+)
+def test_preprocessing_is_never_guessed(tmp_path, content, told):
+    make_folder(tmp_path, transformers.FlaxViTModel, transformers.ViTConfig(**SIZES, **PIXELS))
+    if content:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"preprocessor_config\.json.*{told}"):
+        load_image_teacher(str(tmp_path), image_ids=[])
