@@ -93,10 +93,8 @@ def test_sentence_transformers_files_are_heeded(folder):
         {"type": f"sentence_transformers.models.{kind}"} for kind in ("Transformer", "Pooling", "Normalize")
     ]
     write_json(folder / "modules.json", modules)
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False},
-    )
+    pooling = folder / "1_Pooling" / "config.json"
+    write_json(pooling, {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False})
     mean = load(folder)
     write_json(pooling, {"pooling_mode_cls_token": True})
     cls = load(folder)
