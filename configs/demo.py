@@ -19,6 +19,6 @@ def get_config(argument: str | None = None):
     config.batch_size = 128
     config.loss.negatives = "global"
     config.optim.lr, config.optim.weight_decay, config.optim.clip_norm = 1e-3, 1e-2, 1.0
-    config.schedule.update(epochs=5, min_lr=0.0, warmup_epochs=0.25, warmup_lr=0.0, every="step")
+    config.schedule.update(epochs=4, min_lr=0.0, warmup_epochs=0.25, warmup_lr=0.0, every="step")
     config.eval.batch_size = 500
     return with_argument(config, argument)

@@ -4,9 +4,9 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -22,6 +22,7 @@ SETTINGS = {
     "schedule.epochs": 3,
     "eval.batch_size": 60,
     "checkpoint.every_steps": 4,
+    "checkpoint.keep": 3,
     "log.every_steps": 2,
 }
 STEPS = 30  # 40 images x 5 captions / 20 rows x 3 epochs
@@ -39,13 +40,24 @@ def command(workdir: Path, data: Path, config="configs/demo.py", **overrides) ->
     return [sys.executable, "scripts/train.py", f"--config={config}", f"--workdir={workdir}", *options]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+    """The processes share what XLA compiles, which is most of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        yield
+
+
 def run(*args, **overrides) -> subprocess.CompletedProcess:
     return subprocess.run(command(*args, **overrides), cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def kill_after(step: int, number: signal.Signals, *args) -> subprocess.Popen:
     """Starts the command and sends it a signal as soon as it reports `step`; returns it when it has ended."""
-    process = subprocess.Popen(command(*args), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command(*args), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     for line in process.stdout:
         if line.startswith(f"step {step}/"):
             process.send_signal(number)
@@ -64,8 +76,7 @@ def metrics(workdir: Path) -> list[dict]:
 
 def final_state(workdir: Path) -> dict[str, np.ndarray]:
     restored = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(STEPS) / "state").absolute())
-    leaves, _ = __import__("jax").tree.flatten_with_path(restored)
-    return {str(path): np.asarray(leaf) for path, leaf in leaves}
+    return {str(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(restored)}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +88,9 @@ def undisturbed(tmp_path_factory, data) -> Path:
 
 
 def assert_same_end(workdir: Path, undisturbed: Path) -> None:
-    assert json.loads((workdir / "results.json").read_text()) == json.loads((undisturbed / "results.json").read_text())
+    assert json.loads((workdir / "results.json").read_text()) == json.loads(
+        (undisturbed / "results.json").read_text()
+    )
     assert metrics(workdir) == metrics(undisturbed)
     ours, theirs = final_state(workdir), final_state(undisturbed)
     assert ours.keys() == theirs.keys()
@@ -88,7 +101,9 @@ def assert_same_end(workdir: Path, undisturbed: Path) -> None:
 def test_a_run_leaves_metrics_checkpoints_and_results(undisturbed):
     train = [line for line in metrics(undisturbed) if line["split"] == "train"]
     assert [line["step"] for line in train] == list(range(2, STEPS + 1, 2))
-    assert {"loss", "loss_contrastive", "loss_csa", "loss_usa", "learning_rate", "tau_contrastive"} <= train[0].keys()
+    assert {"loss", "loss_contrastive", "loss_csa", "loss_usa", "learning_rate", "tau_contrastive"} <= train[
+        0
+    ].keys()
     assert train[-1]["loss_contrastive"] < train[0]["loss_contrastive"]
     validated = [line for line in metrics(undisturbed) if line["split"] == "val"]
     assert [line["step"] for line in validated] == [10, 20, 30]
@@ -109,42 +124,36 @@ def test_killed_twice_and_resumed_ends_bit_identical(tmp_path, data, undisturbed
     assert_same_end(workdir, undisturbed)
 
 
-def test_sigterm_saves_and_exits_cleanly(tmp_path, data, undisturbed):
+def test_stopped_by_sigterm_then_damaged_it_falls_back_and_ends_bit_identical(tmp_path, data, undisturbed):
     workdir = tmp_path / "stopped"
     assert kill_after(12, signal.SIGTERM, workdir, data).returncode == 0
-    newest = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    done = run(workdir, data)
-    assert f"continuing from step {newest}\n" in done.stdout
-    assert_same_end(workdir, undisturbed)
-
-
-@pytest.mark.parametrize("damage", ["flip", "truncate"])
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(tmp_path, data, undisturbed, damage):
-    workdir = tmp_path / "damaged"
-    kill_after(10, signal.SIGTERM, workdir, data)
     steps = sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    largest = max((workdir / "checkpoints" / str(steps[-1])).rglob("d/*"), key=lambda path: path.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 0x10
-    largest.write_bytes(content if damage == "flip" else content[: len(content) // 2])
+    assert len(steps) == 3
+    damage(workdir / "checkpoints" / str(steps[2]), flip_a_bit)
+    damage(workdir / "checkpoints" / str(steps[1]), lambda content: content[: len(content) // 2])
     done = run(workdir, data)
     assert done.returncode == 0, done.stderr
-    assert "damaged" in done.stderr
-    assert f"continuing from step {steps[-2]}\n" in done.stdout
-    assert (workdir / "damaged" / str(steps[-1])).is_dir()
+    assert f"continuing from step {steps[0]}\n" in done.stdout
+    for step in steps[1:]:
+        assert f"checkpoints/{step} is damaged" in done.stderr
+        assert (workdir / "damaged" / str(step)).is_dir()
     assert_same_end(workdir, undisturbed)
 
 
-def test_a_finished_run_repeats_its_result(data, undisturbed):
-    before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns, final_state(undisturbed)
-    started = time.time()
-    assert run(undisturbed, data).returncode == 0
-    assert time.time() - started < 120
-    assert before[1].keys() == final_state(undisturbed).keys()
+def damage(checkpoint: Path, change) -> None:
+    largest = max(checkpoint.rglob("d/*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(change(bytearray(largest.read_bytes())))
+
+
+def flip_a_bit(content: bytearray) -> bytearray:
+    content[len(content) // 2] ^= 0x10
+    return content
 
 
 def test_divergence_stops_and_names_step_and_term(tmp_path, data):
-    done = run(tmp_path / "nan", data, **{"optim.lr": 1e30, "optim.clip_norm": 0.0, "schedule.warmup_epochs": 0.0})
+    done = run(
+        tmp_path / "nan", data, **{"optim.lr": 1e30, "optim.clip_norm": 0.0, "schedule.warmup_epochs": 0.0}
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: step 2: loss_contrastive is nan")
 
@@ -159,7 +168,3 @@ def one_line(done: subprocess.CompletedProcess) -> str:
 
 def test_workdir_of_another_configuration_is_refused(data, undisturbed):
     assert "optim.lr 0.001 -> 0.5" in one_line(run(undisturbed, data, **{"optim.lr": 0.5}))
-
-
-def test_unknown_key_names_the_nearest(tmp_path, data):
-    assert "did you mean 'loss.csa.weight'?" in one_line(run(tmp_path, data, **{"loss.csa.wieght": 0.5}))
