@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ def arrays(name: str) -> dict[str, np.ndarray]:
 def precision(dtype: str) -> contextlib.AbstractContextManager:
     """float64 arithmetic inside the context for 'f64', jax's default for 'f32'."""
     return jax.enable_x64(dtype == "f64")
+
+
+def jit(function: Callable, **options: Any) -> Callable:
+    """jax.jit without XLA's optimisations: in tests, compiling is what takes the time."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
 
 
 def assert_close(family: str, ours: Any, golden: Any, relative: float, floor: float = 0.0) -> None:

@@ -38,11 +38,22 @@ class Attention(nn.Module):
         in_init = nn.initializers.normal(width**-0.5)
         qkv = nn.Dense(3 * width, kernel_init=in_init, dtype=self.dtype, name="in_proj")(x)
         query, key, value = jnp.split(qkv.reshape(batch, length, 3 * self.heads, -1), 3, axis=2)
-        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
+        mixed = _attend(query, key, value, self.causal)
         out_init = nn.initializers.normal(self.out_std)
         return nn.Dense(width, kernel_init=out_init, dtype=self.dtype, name="out_proj")(
             mixed.reshape(batch, length, width)
         )
+
+
+def _attend(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> jax.Array:
+    """softmax(q kᵀ / √w) v over [B, L, heads, w]. jax.nn's has its softmax in float32 even for float64 inputs."""
+    logits_dtype = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.einsum("bqhw,bkhw->bhqk", query, key, preferred_element_type=logits_dtype)
+    logits = logits * query.shape[-1] ** -0.5
+    if causal:
+        logits = jnp.where(jnp.tri(query.shape[1], dtype=bool), logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+    return jnp.einsum("bhqk,bkhw->bqhw", weights, value)
 
 
 class Block(nn.Module):
