@@ -42,6 +42,8 @@ class UnicomConfig:
             raise InputError(
                 f"image_size {self.image_size} does not divide into patches of {self.patch_size}"
             )
+        if min(self.std) <= 0:
+            raise InputError(f"std {self.std} is not positive")
 
     @property
     def patches(self) -> int:
@@ -69,7 +71,7 @@ class Unicom(nn.Module):
         tokens += position.astype(self.dtype)
         for number in range(config.depth):
             tokens = Block(config, self.dtype, name=f"block_{number}")(tokens)
-        tokens = layer_norm(jnp.float32, "norm")(tokens.astype(jnp.float32))
+        tokens = layer_norm(jnp.float32, "norm")(tokens)
         return tokens.reshape(tokens.shape[0], -1)
 
 

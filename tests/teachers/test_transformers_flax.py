@@ -17,14 +17,8 @@ from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = {"vocab_size": 20, "max_position_embeddings": 14}
 PIXELS = {"image_size": 16, "patch_size": 4}
-VOCABULARY = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *["a", "dog", "runs", "on", "the", "beach", "two", "dogs", "sleep"],
-]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+VOCABULARY = [*SPECIAL, "a", "dog", "runs", "on", "the", "beach", "two", "dogs", "sleep"]
 CAPTIONS = ["a dog runs on the beach", "Two dogs", "sleep", ""]
 
 

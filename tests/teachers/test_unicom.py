@@ -163,6 +163,7 @@ def test_saved_folder_gives_the_same_teacher(folder, tmp_path):
         ({"depth": 3}, r"11 missing: blocks.2."),
         ({"depth": 1}, r"11 unexpected: blocks.1."),
         ({"num_heads": 0}, "num_heads = 0"),
+        ({"std": [0.5, 0.5, 0]}, "std .* is not positive"),
         ({"patch_size": 0}, "patch_size = 0"),
     ],
 )
