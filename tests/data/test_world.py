@@ -212,7 +212,17 @@ def test_counts_test_scenes_that_repeat_a_training_scene(tmp_path):
     assert expected > 0
 
 
-def test_writing_again_touches_nothing(written):
+def test_meanings_tell_relations_but_not_places():
+    pair = np.array([[(0, 0, 0), (1, 1, 1), (-1, -1, -1)]] * 4, np.int8)
+    pair[3] = pair[3, [1, 0, 2]]  # the same two objects, listed the other way round
+    places = [[(0, 0), (1, 0)], [(1, 2), (2, 2)], [(0, 0), (1, 1)], [(1, 0), (0, 0)]]
+    cell = np.array([[*place, (0, 0)] for place in places], np.int8)
+    keys = meanings(world.Scenes(objects=pair, cell=cell, background=np.zeros(4, np.int8)))
+    assert keys[0] == keys[1] == keys[3] != keys[2]
+
+
+def test_writing_again_draws_and_touches_nothing(written, monkeypatch):
+    monkeypatch.setattr(files, "_write_draft", None)
     before = {path: path.stat().st_mtime_ns for path in written.rglob("*")}
     assert world.write(written, SIZES_WRITTEN, seed=3) == written
     assert {path: path.stat().st_mtime_ns for path in written.rglob("*")} == before
