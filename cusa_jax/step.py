@@ -56,7 +56,7 @@ def train_step(
     metrics = {
         "loss": total,
         **{f"loss_{name}": value for name, value in terms.items()},
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
         **{f"tau_{name}": tau for name, tau in taus.items()},
     }
     return TrainState(state.step + 1, optax.apply_updates(params, updates), opt_state), metrics

@@ -91,7 +91,9 @@ def test_towers_with_different_activations_are_refused(folder, tmp_path):
         read_clip(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"vision_config": {}}', '{"vision_config": 3, "text_config": 4}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"vision_config": {}}', '{"vision_config": 3, "text_config": 4}']
+)
 def test_a_config_that_is_none_is_one_line(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json"):
