@@ -150,7 +150,7 @@ def test_missing_parameters_are_not_made_up(bert):
     tensors = load_file(bert / "model.safetensors")
     del tensors["encoder.layer.1.output.dense.weight"]
     save_file(tensors, bert / "model.safetensors")
-    with pytest.raises(InputError, match="1 missing: encoder/layer/1/output/dense/kernel$"):
+    with pytest.raises(InputError, match=r"1 missing: encoder/layer/1/output/dense/kernel$"):
         load_text(bert)
 
 
