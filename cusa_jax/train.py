@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def _check_finite(unchecked: list[dict[str, jax.Array]], step: int, workdir: Pat
 
 
 @contextlib.contextmanager
-def _stop_on_signal():
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Yields a function that says whether SIGTERM or SIGINT came; a second one of them interrupts at once."""
     received: list[int] = []
 

@@ -26,7 +26,7 @@ def relevance(forms: Forms, scenes: Scenes) -> np.ndarray:
 
     def describes(phrase: int, slot: int) -> np.ndarray:
         said, facts = forms.objects[:, phrase].T, scenes.objects[:, slot].T
-        return np.logical_and.reduce([agrees(s, f) for s, f in zip(said, facts, strict=True)])
+        return np.all([agrees(s, f) for s, f in zip(said, facts, strict=True)], axis=0)
 
     def relates(first: int, second: int) -> np.ndarray:
         holds = relations(scenes.cell[:, first], scenes.cell[:, second])
@@ -35,9 +35,8 @@ def relevance(forms: Forms, scenes: Scenes) -> np.ndarray:
     table = [[describes(phrase, slot) for slot in range(MAX_OBJECTS)] for phrase in range(MAX_OBJECTS)]
     true = np.zeros((len(forms), len(scenes)), bool)
     for slots in _ASSIGNMENTS:
-        true |= np.logical_and.reduce(
-            [relates(slots[0], slots[1]), *(table[phrase][slot] for phrase, slot in enumerate(slots))]
-        )
+        objects = [table[phrase][slot] for phrase, slot in enumerate(slots)]
+        true |= np.all([relates(slots[0], slots[1]), *objects], axis=0)
     return true & agrees(forms.background, scenes.background)
 
 

@@ -1,0 +1,157 @@
+"""Ten training steps of the tiny model against the reference's, and on one device against eight.
+
+The reference ran `retrieval.train` with torch's AdamW, its schedule and its clamping on formula-made batches and
+weights; recorded are losses and temperatures at every step, and statistics of every parameter at the end.
+"""
+
+import dataclasses
+import functools
+
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from ml_collections import ConfigDict
+
+from cusa_jax import optim, sharding, temperatures
+from cusa_jax.step import Recipe, train_step
+from cusa_jax.types import Batch, Teacher, Teachers, TrainState
+from cusa_jax.weights import reference
+
+RUNS = golden.numbers("train")["runs"]
+TERMS = ("csa", "usa", "contrastive")  # the order of the recorded losses
+STEPS = 10
+TOLERANCE = {"f32": 1e-6, "f64": 1e-12}  # relative, beside the reference's own rounding
+UPDATE_TOLERANCE = {"f32": 5e-4, "f64": 1e-11}  # of the norm of a parameter's change over the run
+# A key's bias adds the same to all scores of a query, so its true gradient is 0: AdamW walks it along rounding.
+KEY_BIAS = "attn.in_proj_bias"
+
+
+@dataclasses.dataclass
+class Trained:
+    """What a run leaves behind: metrics and temperatures of every step, parameters by the reference's names."""
+
+    metrics: list[dict]
+    taus: list[dict]
+    final: dict[str, np.ndarray]
+
+
+def teachers() -> Teachers:
+    """Each batch's recorded soft features are the parameters, so that nothing is compiled in."""
+    one = Teacher("recorded", None, lambda features, rows: features[rows], "index")
+    return Teachers(image=one, text=one)
+
+
+def recipe(run: str, dtype: str) -> Recipe:
+    settings = RUNS[run]
+    loss = reference.loss_config(settings["loss_config"])
+    schedule = ConfigDict({**settings["schedular"], "every": "epoch"})
+    adamw = ConfigDict({"lr": settings["optimizer"]["lr"], "weight_decay": settings["optimizer"]["weight_decay"],
+                        "b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 0.0})  # fmt: skip
+    specs = temperatures.temperatures(loss)
+    rates = optim.learning_rates(adamw, schedule, settings["steps_per_epoch"])
+    recorded = np.ravel([[epoch[0]] * settings["steps_per_epoch"] for epoch in settings[dtype]["epoch_lrs"]])
+    np.testing.assert_allclose(rates[:STEPS], recorded, rtol=1e-14)
+    model, _ = golden.tiny_model(dtype)
+    return Recipe(model, specs, optim.optimizer(adamw, rates, specs), loss, teachers=teachers())
+
+
+def batch(step: int, rows: int = 8) -> tuple[Batch, dict[str, np.ndarray]]:
+    """A recorded batch, and its teachers' features."""
+    recorded = golden.train_batch(step, rows)
+    index = np.arange(rows, dtype=np.int32)
+    soft = {side: recorded[f"soft_{side}"] for side in ("image", "text")}
+    return Batch(recorded["image"], recorded["text"], recorded["idx"], index, index, index), soft
+
+
+@functools.cache
+def trained(run: str, dtype: str, devices: int = 1, fsdp: int = 1, rows: int = 8) -> Trained:
+    """Ten steps on a mesh of `devices`, parameters split over `fsdp` of them."""
+    with golden.precision(dtype):
+        mesh = jax.make_mesh(
+            (devices // fsdp, fsdp),
+            ("data", "fsdp"),
+            (AxisType.Auto,) * 2,
+            devices=jax.devices()[:devices],
+        )
+        rules = recipe(run, dtype)
+        # Not init_state's float32 start: the reference's float64 runs start at 0.45, not at its float32 neighbour.
+        taus = {name: jnp.asarray(t.init, golden.DTYPES[dtype]) for name, t in rules.temperatures.items()}
+        params = {"model": golden.tiny_model(dtype)[1], "taus": taus}
+        state = TrainState(jnp.zeros((), jnp.int32), params, rules.optimizer.init(params))
+        state = sharding.put_params(state, mesh)
+        step = golden.jit(functools.partial(train_step, recipe=rules), donate_argnums=0)
+        metrics, taus = [], []
+        for number in range(STEPS):
+            rows_of_batch, soft = batch(number, rows)
+            labels = sharding.put_params(jax.tree.map(lambda x: x.astype(golden.DTYPES[dtype]), soft), mesh)
+            state, measured = step(state, labels, sharding.put_batch(rows_of_batch, mesh))
+            metrics.append({name: float(value) for name, value in measured.items()})
+            taus.append({name: float(tau) for name, tau in state.params["taus"].items()})
+        return Trained(metrics, taus, golden.reference_tensors(jax.device_get(state.params["model"])))
+
+
+@pytest.mark.parametrize("dtype", golden.DTYPES)
+@pytest.mark.parametrize("run", RUNS)
+def test_losses_of_every_step_equal_the_reference(run, dtype):
+    weights = reference.loss_config(RUNS[run]["loss_config"])
+    metrics = trained(run, dtype).metrics
+    ours = [[weights[name].weight * step[f"loss_{name}"] for name in TERMS] for step in metrics]
+    recorded = {d: np.asarray([step["losses"] for step in RUNS[run][d]["steps"]]) for d in golden.DTYPES}
+    floor = golden.rounding(*recorded.values(), dtype)
+    golden.assert_close(f"train losses {dtype}", ours, recorded[dtype], TOLERANCE[dtype], floor)
+    totals = [step["loss"] for step in metrics]
+    golden.assert_close(f"train losses {dtype}", totals, recorded[dtype].sum(1), TOLERANCE[dtype], 3 * floor)
+
+
+@pytest.mark.parametrize("dtype", golden.DTYPES)
+@pytest.mark.parametrize("run", RUNS)
+def test_temperatures_of_every_step_equal_the_reference(run, dtype):
+    ours = trained(run, dtype)
+    theirs = RUNS[run][dtype]["steps"]
+    names = {our: their for our, their in reference.TEMPERATURE_NAMES.items() if our in ours.taus[0]}
+    assert set(names.values()) == set(theirs[0]["taus_after_step"])
+    for our, their in names.items():
+        used = [metrics[f"tau_{our}"] for metrics in ours.metrics]
+        after = [taus[our] for taus in ours.taus]
+        for values, key in ((used, "taus_after_clamp"), (after, "taus_after_step")):
+            recorded = [step[key][their] for step in theirs]
+            golden.assert_close(f"train temperatures {dtype}", values, recorded, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", golden.DTYPES)
+@pytest.mark.parametrize("run", RUNS)
+def test_final_parameters_equal_the_reference(run, dtype):
+    final = trained(run, dtype).final
+    start = golden.reference_tensors(golden.tiny_model("f32")[1])
+    recorded = {name: values for name, values in RUNS[run][dtype]["final"].items() if "tau" not in name}
+    assert final.keys() == recorded.keys()
+    for name in (name for name in final if KEY_BIAS not in name):
+        tensor = final[name].astype(np.float64)
+        ours = golden.statistics(tensor, name) | {"update_l2": np.linalg.norm(tensor - start[name])}
+        floor = UPDATE_TOLERANCE[dtype] * recorded[name]["update_l2"]
+        for kind, value in recorded[name].items():
+            golden.assert_close(f"final parameters {dtype}", ours[kind], value, 0.0, floor)
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_eight_devices_train_as_one(fsdp):
+    """Whatever share of the parameters each device holds. The shipped optimiser, float32."""
+    one, eight = (trained("A_cusa_shipped_optimizer", "f32", d, f) for d, f in ((1, 1), (8, fsdp)))
+    for ours, theirs in zip(eight.metrics, one.metrics, strict=True):
+        golden.assert_close("losses on 8 devices", ours["loss"], theirs["loss"], 1e-6)
+        for name in TERMS:  # a divergence near 0 is what large terms leave when they cancel
+            golden.assert_close(
+                "terms on 8 devices", ours[f"loss_{name}"], theirs[f"loss_{name}"], 1e-6, 1e-7
+            )
+    for name in (name for name in one.final if KEY_BIAS not in name):
+        golden.assert_close("parameters on 8 devices", eight.final[name], one.final[name], 0.0, 1e-5)
+
+
+def test_eight_devices_train_as_one_to_the_last_digits():
+    """float64, a hundred times the learning rate: every parameter but the key biases agrees to 1e-11."""
+    one, eight = (trained("A_cusa_lr1e-3_wd0.05", "f64", d, f) for d, f in ((1, 1), (8, 2)))
+    for name in (name for name in one.final if KEY_BIAS not in name):
+        golden.assert_close("parameters on 8 devices, f64", eight.final[name], one.final[name], 0.0, 1e-11)
