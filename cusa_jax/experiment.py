@@ -13,7 +13,7 @@ from cusa_jax import optim, sharding, temperatures
 from cusa_jax.config import needs_teachers
 from cusa_jax.data import world
 from cusa_jax.data.pipeline import train_batches
-from cusa_jax.data.splits import Split, load_split
+from cusa_jax.data.splits import Split, check_disjoint, load_split
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
 from cusa_jax.models.dual_encoder import DualEncoder, init_params
@@ -59,6 +59,7 @@ def build(config: Any) -> Experiment:
         )
         for split in ("train", "val", "test")
     }
+    check_disjoint(splits, config.data.path)
     train = splits["train"]
     steps_per_epoch = len(train.captions) // config.batch_size
     if not steps_per_epoch:

@@ -25,7 +25,7 @@ Targets = Literal["each", "add", "dot"]
 def contrastive(
     image_text: jax.Array, ids: jax.Array | None, tau: jax.Array | float, reduction: Reduction = "sum"
 ) -> jax.Array:
-    """InfoNCE in both directions with joint positives (SPEC L1, L2; reference unire/model.py:234-253).
+    """InfoNCE in both directions with joint positives (reference unire/model.py:234-253).
 
     image_text: S [..., B, B]. ids: int [..., B]; rows with equal ids are positives of each other and share the
     target mass equally; None means that only the diagonal is positive.
@@ -54,7 +54,7 @@ def csa(
     divergence: Divergence = "kl",
     reduction: Reduction = "sum",
 ) -> jax.Array:
-    """Cross-modal soft-label alignment (SPEC L3-L5; reference unire/model.py:371-415). Returns a scalar.
+    """Cross-modal soft-label alignment (reference unire/model.py:371-415). Returns a scalar.
 
     image_text: S [..., B, B]; labels: teacher similarities [..., B, B].
     targets: 'each' aligns image→text with the image teacher and text→image with the text teacher; 'add' and
@@ -79,7 +79,7 @@ def usa(
     divergence: Divergence = "kl",
     reduction: Reduction = "sum",
 ) -> jax.Array:
-    """Uni-modal soft-label alignment (SPEC L6; reference unire/model.py:417-462). Returns a scalar.
+    """Uni-modal soft-label alignment (reference unire/model.py:417-462). Returns a scalar.
 
     image_image, text_text: the student's similarities inside each modality, [..., B, B], diagonal included.
     """

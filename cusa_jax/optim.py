@@ -1,4 +1,4 @@
-"""AdamW with the reference's parameter groups, and its learning-rate schedule (SPEC A.4)."""
+"""AdamW with the reference's parameter groups, and its learning-rate schedule."""
 
 import math
 from typing import Any
@@ -42,7 +42,7 @@ def optimizer(
 
 def decays(params: Params) -> Params:
     """True where weight decay applies: all but vectors. Temperatures (0-d) do decay, as do positional and token
-    embeddings; biases, norms and the class token do not (reference optim/optim_factory.py:24-37, QUIRKS 4)."""
+    embeddings; biases, norms and the class token do not (reference optim/optim_factory.py:24-37)."""
     return jax.tree.map(lambda p: jnp.ndim(p) != 1, params)
 
 
@@ -84,7 +84,7 @@ def cosine(
     """Learning rate at time t, in epochs (reference scheduler/cosine_lr.py:69-100).
 
     Linear warm-up from warmup_lr, then cosine cycles of `epochs` epochs counted from the end of the warm-up, so
-    that with a warm-up the last epoch of a run lies before the end of the cycle (QUIRKS 23). Each cycle is
+    that with a warm-up the last epoch of a run lies before the end of the cycle (as the reference's does). Each cycle is
     `cycle_mul` times longer and its peak and floor `cycle_decay` times lower than the last; after `cycle_limit`
     cycles (0: no limit) the rate stays at `low`.
     """

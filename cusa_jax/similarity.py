@@ -3,7 +3,7 @@
 Global negatives (`groups=1`): one [B, B] problem over the whole batch, with its true gradient.
 Local negatives: the batch is cut into groups of consecutive rows, each its own [B/groups, B/groups] problem, and
 the losses average over groups. That is what the reference ships: 4 GPUs x 128 rows never see each other's
-negatives (`is_all_gather: False`, QUIRKS 1). Grouping depends on rows, not on devices, so a run gives the same
+negatives (`is_all_gather: False`). Grouping depends on rows, not on devices, so a run gives the same
 losses on one device as on eight, and with one group per device no features travel.
 """
 

@@ -1,6 +1,6 @@
 """Which temperatures a loss configuration has, how they start, where they are clamped, which ones are trained.
 
-SPEC A.3; reference unire/model.py:53-118 (existence and initial values), 196-232 (freezing), 284-325 (clamping).
+Reference unire/model.py:53-118 (existence and initial values), 196-232 (freezing), 284-325 (clamping).
 Every temperature is a float32 scalar parameter. Names say who owns it: `contrastive`, `csa`, `usa` for the
 student's, with `_teacher` for the soft labels', and `_image` / `_text` where the two directions do not share one.
 
@@ -31,7 +31,7 @@ def temperatures(loss: Any) -> dict[str, Temperature]:
     """All temperatures of `config.loss`. A shared one takes the means of the two sides' start and bounds.
 
     USA may borrow CSA's (`from_csa`), and then follows CSA's sharing and freezing; the borrowed ones exist even
-    where CSA's weight is 0 (the reference crashes there, QUIRKS 6).
+    where CSA's weight is 0 (the reference crashes there).
     """
     own = loss.contrastive.tau
     found = {
@@ -76,7 +76,7 @@ def _names(loss: Any, term: str, kind: str) -> tuple[str, str]:
     """Names of the image side's and the text side's temperature; equal when they share one."""
     owner = _owner(loss, term, kind)
     stem = owner if kind == "tau" else f"{owner}_teacher"
-    # With joint targets ('add', 'dot') both directions have one temperature whatever `shared` says (QUIRKS 5).
+    # With joint targets ('add', 'dot') both directions have one temperature whatever `shared` says (reference unire/model.py:70-118).
     if loss[owner][kind].shared or (owner == "csa" and loss.csa.targets != "each"):
         return stem, stem
     return f"{stem}_image", f"{stem}_text"

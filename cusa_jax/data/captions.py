@@ -1,6 +1,6 @@
 """Caption files of the field, read into one table.
 
-Three JSON layouts are told apart by their content (SPEC b.1-b.3):
+Three JSON layouts are told apart by their content:
 
 - the reference's own: a list of {"image_path", "caption", "image_id"}, one row per caption;
 - ALBEF's: a list of {"image", "caption", "image_id"}; in its validation and test files the caption is a

@@ -1,7 +1,7 @@
 """CLIP's image preprocessing, bit for bit what the reference feeds its model.
 
 The host resizes and crops with Pillow and keeps uint8; the device normalises. Sources: reference
-clip/clip.py:79 (`_transform`) and torchvision's Resize and CenterCrop, whose rounding is kept (SPEC P4).
+clip/clip.py:79 (`_transform`) and torchvision's Resize and CenterCrop, whose rounding is kept.
 """
 
 from __future__ import annotations

@@ -33,6 +33,22 @@ def load_split(path: str, split: str, *, image_root: str, context_length: int) -
     return Split(table, captions, tokens[:, :longest], _relevance(Path(path), split, table))
 
 
+def check_disjoint(splits: dict[str, Split], path: str) -> None:
+    """Training images must not be evaluated on. Raises InputError where all of a split are (one flat file given for
+    all splits), warns where some are."""
+    train = set(splits["train"].table.image_paths)
+    for name, split in splits.items():
+        images = split.table.image_paths
+        shared = sum(image in train for image in images) if name != "train" else 0
+        if shared == len(images):
+            raise InputError(
+                f"{path}: every image of split '{name}' is a training image; data.path must be a folder with "
+                "{train,val,test}.json, or a Karpathy file, which says of each image which split it is in"
+            )
+        if shared:
+            logging.warning("%s: %d of %d images of '%s' are training images", path, shared, len(images), name)
+
+
 def _relevance(path: Path, split: str, table: CaptionTable) -> np.ndarray | None:
     file = (path if path.is_dir() else path.parent) / f"{split}_relevance.npy"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokens, exactly (reference clip/simple_tokenizer.py and clip/clip.py:205; SPEC P2)."""
+"""CLIP's byte-pair tokens, exactly (reference clip/simple_tokenizer.py and clip/clip.py:205)."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def text_length_bucket(lengths: np.ndarray, buckets: tuple[int, ...] = LENGTH_BU
     """The smallest bucket that holds the longest text; that text's own length if none does.
 
     Few distinct lengths mean few compilations. Cutting padding changes no feature: it comes after <eot>, and
-    the text tower is causal (SPEC P3).
+    the text tower is causal.
     """
     longest = int(np.max(lengths))
     return next((bucket for bucket in buckets if bucket >= longest), longest)

@@ -1,4 +1,4 @@
-"""CLIP's two towers: a vision transformer and a causal text transformer (SPEC S1; reference clip/model.py)."""
+"""CLIP's two towers: a vision transformer and a causal text transformer (reference clip/model.py)."""
 
 import dataclasses
 
@@ -99,7 +99,7 @@ class TextTransformer(nn.Module):
     """Token ids int32 [B, L] -> features [B, E]: the end-of-text position, projected.
 
     L may be anything up to the context length: attention is causal and padding follows the end-of-text token,
-    so cutting the padding leaves the feature as it is (SPEC P3).
+    so cutting the padding leaves the feature as it is.
     """
 
     config: ClipConfig

@@ -1,4 +1,4 @@
-"""Projection heads between CLIP and the losses (SPEC A.3; reference unire/model.py:40-51,187-191)."""
+"""Projection heads between CLIP and the losses (reference unire/model.py:40-51,187-191)."""
 
 import jax
 import jax.numpy as jnp

@@ -1,6 +1,6 @@
 """Features of a batch from its teachers, and the controls: teachers that know nothing.
 
-A gain that a control reproduces is label smoothing, not the teacher's knowledge (SPEC e.6).
+A gain that a control reproduces is label smoothing, not the teacher's knowledge.
 'shuffled' is a fixed permutation of the samples the teachers see: the data pipeline feeds it, nothing differs here.
 'uniform' gives every sample its own random direction, so that all others look equally (un)like it.
 """

@@ -1,4 +1,4 @@
-"""Hugging Face `CLIPModel` folders: config.json + model.safetensors (SPEC b.8)."""
+"""Hugging Face `CLIPModel` folders: config.json + model.safetensors."""
 
 import json
 from pathlib import Path

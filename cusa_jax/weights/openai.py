@@ -1,4 +1,4 @@
-"""OpenAI's CLIP key names (SPEC b.7), which open_clip and the reference's checkpoints share."""
+"""OpenAI's CLIP key names, which open_clip and the reference's checkpoints share."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,0 +1,55 @@
+"""Splits ready for the encoders: exact relevance beside the captions, and no training image among the evaluated."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cusa_jax.data.splits import check_disjoint, load_split
+from cusa_jax.errors import InputError
+
+
+def write(folder, split, images):
+    rows = [{"image_path": f"{n}.jpg", "caption": f"photo {n}", "image_id": f"{split}{n}"} for n in images]
+    (folder / f"{split}.json").write_text(json.dumps(rows))
+
+
+def load(path):
+    return {s: load_split(str(path), s, image_root="", context_length=77) for s in ("train", "val", "test")}
+
+
+def test_a_training_image_in_validation_is_told(tmp_path, caplog):
+    write(tmp_path, "train", range(4))
+    write(tmp_path, "val", [3, 4])
+    write(tmp_path, "test", [5])
+    check_disjoint(load(tmp_path), "photos")
+    assert caplog.messages == ["photos: 1 of 2 images of 'val' are training images"]
+
+
+def test_one_flat_file_is_no_dataset(tmp_path):
+    write(tmp_path, "train", range(4))
+    with pytest.raises(InputError, match=r"every image of split 'val' is a training image; .* folder"):
+        check_disjoint(load(tmp_path / "train.json"), "photos")
+
+
+def test_relevance_beside_the_captions(tmp_path):
+    write(tmp_path, "val", range(2))
+    assert load_split(str(tmp_path), "val", image_root="", context_length=77).relevance is None
+    np.save(tmp_path / "val_relevance.npy", np.eye(2, dtype=bool))
+    found = load_split(str(tmp_path), "val", image_root="", context_length=77).relevance
+    np.testing.assert_array_equal(found, np.eye(2, dtype=bool))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.eye(3, dtype=bool), r"bool \(3, 3\), but the split needs bool \(2, 2\)"),
+        (np.eye(2), r"float64 \(2, 2\), but"),
+        (np.array([[print]]), "not a readable array"),
+    ],
+)
+def test_unfit_relevance_is_refused(tmp_path, array, message):
+    write(tmp_path, "val", range(2))
+    np.save(tmp_path / "val_relevance.npy", array)
+    with pytest.raises(InputError, match=f"val_relevance.npy: {message}"):
+        load_split(str(tmp_path), "val", image_root="", context_length=77)

@@ -1,0 +1,111 @@
+"""Configurations: the shipped ones make sense, and whatever cannot be meant is refused in one line."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from cusa_jax.config import CHOICES, LOSSES, default_config, flat, needs_teachers, validate, with_argument
+from cusa_jax.errors import InputError
+
+ROOT = Path(__file__).parent.parent
+
+
+def shipped(name: str, argument: str | None = None):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+def usable(**changed):
+    config = default_config()
+    config.data.path, config.teacher.image, config.teacher.text = "photos", "image", "text"
+    config.update_from_flattened_dict(changed)
+    return config
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("model", ["vit_b_32", "vit_l_14_336", "toy"])
+@pytest.mark.parametrize("name", ["flickr", "coco", "demo"])
+def test_shipped_configurations_are_valid(name, model, loss):
+    config = shipped(name, f"model={model},loss={loss}")
+    validate(config)
+    assert config.model.name == model
+    weights = {term: config.loss[term].weight for term in ("contrastive", "csa", "usa")}
+    paper = {"contrastive": 1.0, "csa": 0.1, "usa": 0.5}
+    assert weights == {term: weight * (term in LOSSES[loss]) for term, weight in paper.items()}
+    assert needs_teachers(config) == (loss != "contrastive")
+
+
+def test_the_paper_s_batches():
+    """Reference configs/vitb32 and vitl14@336: 4 processes of 128 and of 16 rows."""
+    for name, epochs in (("flickr", 40), ("coco", 30)):
+        small, large = shipped(name), shipped(name, "model=vit_l_14_336")
+        assert (small.batch_size, small.loss.local_batch, small.schedule.epochs) == (512, 128, epochs)
+        assert (large.batch_size, large.loss.local_batch) == (64, 16)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("model=vit_b_23", r"model='vit_b_23' is none of .* \(did you mean 'vit_b_32'\?\)"),
+        ("loss=cusaa", r"loss='cusaa' is none of .* \(did you mean 'cusa'\?\)"),
+        ("lr=1", "unknown argument 'lr' after ':'; it takes model=… and loss=…"),
+    ],
+)
+def test_unknown_arguments_are_refused(argument, message):
+    with pytest.raises(InputError, match=message):
+        with_argument(default_config(), argument)
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_values_outside_the_choices_are_refused(key):
+    config = usable()
+    validate(config)
+    *groups, leaf = key.split(".")
+    group = config
+    for name in groups:
+        group = group[name]
+    group[leaf] = "no such choice"
+    with pytest.raises(InputError, match=rf"config\.{key}='no such choice' is none of "):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data.path": ""}, r"config\.data\.path is empty"),
+        ({"batch_size": 0}, r"config\.batch_size=0 must be at least 1"),
+        ({"batch_size": 200}, r"batch_size=200 is not a multiple of loss\.local_batch=128"),
+        ({"loss.csa.weight": -0.1}, r"must be >= 0"),
+        ({"loss.csa.weight": 0.0, "loss.usa.weight": 0.0, "loss.contrastive.weight": 0.0}, r"at least one > 0"),
+        ({"schedule.warmup_epochs": 40.0}, r"warmup_epochs must be smaller"),
+        ({"teacher.text": ""}, r"config\.teacher\.text is empty, but CSA and USA need both teachers"),
+        ({"teacher.text": "", "teacher.image": ""}, r"config\.teacher\.image and config\.teacher\.text is empty"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_refused(changed, message):
+    with pytest.raises(InputError, match=message):
+        validate(usable(**changed))
+
+
+def test_keys_are_checked_both_ways():
+    config = usable()
+    with config.unlocked():
+        config.loss.csa.wieght = 0.2
+    with pytest.raises(
+        InputError, match=r"unknown key 'loss\.csa\.wieght' \(did you mean 'loss\.csa\.weight'\?\)"
+    ):
+        validate(config)
+    config = usable()
+    with config.unlocked():
+        del config.optim.b1
+    with pytest.raises(InputError, match=r"lacks the key 'optim\.b1' \(default 0\.9\)"):
+        validate(config)
+
+
+def test_flat_names_every_leaf():
+    names = flat(default_config())
+    assert names["loss.csa.tau.image.init"] == 0.45
+    assert not any(hasattr(value, "items") for value in names.values())
