@@ -84,8 +84,8 @@ def cosine(
     """Learning rate at time t, in epochs (reference scheduler/cosine_lr.py:69-100).
 
     Linear warm-up from warmup_lr, then cosine cycles of `epochs` epochs counted from the end of the warm-up, so
-    that with a warm-up the last epoch of a run lies before the end of the cycle (as the reference's does). Each cycle is
-    `cycle_mul` times longer and its peak and floor `cycle_decay` times lower than the last; after `cycle_limit`
+    that with a warm-up the last epoch of a run lies before the end of the cycle (as in the reference). Each cycle
+    is `cycle_mul` times longer and its peak and floor `cycle_decay` times lower than the last; after `cycle_limit`
     cycles (0: no limit) the rate stays at `low`.
     """
     if t < warmup_epochs:

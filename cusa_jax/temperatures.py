@@ -76,7 +76,8 @@ def _names(loss: Any, term: str, kind: str) -> tuple[str, str]:
     """Names of the image side's and the text side's temperature; equal when they share one."""
     owner = _owner(loss, term, kind)
     stem = owner if kind == "tau" else f"{owner}_teacher"
-    # With joint targets ('add', 'dot') both directions have one temperature whatever `shared` says (reference unire/model.py:70-118).
+    # With joint targets ('add', 'dot') both directions have one temperature whatever `shared` says
+    # (reference unire/model.py:85-87).
     if loss[owner][kind].shared or (owner == "csa" and loss.csa.targets != "each"):
         return stem, stem
     return f"{stem}_image", f"{stem}_text"

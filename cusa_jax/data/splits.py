@@ -46,7 +46,9 @@ def check_disjoint(splits: dict[str, Split], path: str) -> None:
                 "{train,val,test}.json, or a Karpathy file, which says of each image which split it is in"
             )
         if shared:
-            logging.warning("%s: %d of %d images of '%s' are training images", path, shared, len(images), name)
+            logging.warning(
+                "%s: %d of %d images of '%s' are training images", path, shared, len(images), name
+            )
 
 
 def _relevance(path: Path, split: str, table: CaptionTable) -> np.ndarray | None:
