@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from absl import logging
 
+from cusa_jax.distributed import all_agree, is_first, wait_for_all
 from cusa_jax.errors import InputError
 from cusa_jax.types import Params, TrainState
 
@@ -38,7 +39,8 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
-                batches=grain.checkpoint.CheckpointSave(batches),
+                # A function of the step alone, and JSON: the run may continue with other processes and workers.
+                batches=ocp.args.JsonSave(batches.get_state()),
                 progress=ocp.args.JsonSave({**progress, "checksums": checksums(state)}),
                 config=ocp.args.JsonSave(self._config),
             ),
@@ -53,9 +55,14 @@ class Checkpoints:
         """
         for step in sorted(self._latest.all_steps(), reverse=True):
             try:
-                return self._restore(step, state, batches)
-            except Exception as error:  # whatever Orbax, TensorStore, JSON or grain make of a damaged file
-                self._set_aside(step, error)
+                restored, damage = self._restore(step, state), None
+            except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
+                restored, damage = None, error
+            if all_agree(damage is None):
+                assert restored is not None
+                batches.set_state(restored["batches"])
+                return restored["state"], restored["progress"]
+            self._set_aside(step, damage or "another process could not read it")
         return None
 
     def save_best(self, step: int, params: Params, metrics: dict[str, float]) -> None:
@@ -96,27 +103,28 @@ class Checkpoints:
         self._latest.close()
         self._best.close()
 
-    def _restore(self, step: int, state: TrainState, batches: grain.DatasetIterator):
+    def _restore(self, step: int, state: TrainState) -> Any:
         restored = self._latest.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(_abstract(state)),
+                batches=ocp.args.JsonRestore(),
                 progress=ocp.args.JsonRestore(),
-                batches=grain.checkpoint.CheckpointRestore(batches),
             ),
         )
         _check(restored["state"], restored["progress"])
-        return restored["state"], restored["progress"]
+        return restored
 
-    def _set_aside(self, step: int, error: Exception) -> None:
+    def _set_aside(self, step: int, damage: Exception | str) -> None:
         source, target = self._workdir / "checkpoints" / str(step), self._workdir / "damaged" / str(step)
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = str(damage).splitlines()[0][:200] if str(damage) else type(damage).__name__
         logging.error(
             "checkpoint %s is damaged (%s); moved to %s, trying the one before", source, reason, target
         )
-        if jax.process_index() == 0 and source.exists():
+        if is_first() and source.exists():
             target.parent.mkdir(exist_ok=True)
             source.rename(target)
+        wait_for_all(f"checkpoint {step} is set aside")
         self._latest.reload()
 
 

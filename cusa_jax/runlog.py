@@ -6,22 +6,31 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from cusa_jax.distributed import is_first
+
 METRICS = "metrics.jsonl"
 HEADLINE = ("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "map_at_r")
 
 
 class RunLog:
-    """Writes metrics under `workdir`. A resumed run drops what lies after the step it restarts from."""
+    """Writes metrics under `workdir`. A resumed run drops what lies after the step it restarts from.
+
+    Of several processes only the first one writes; they all measure the same.
+    """
 
     def __init__(self, workdir: Path, total_steps: int, steps_per_epoch: int, batch_size: int, *, start: int):
         self._total, self._per_epoch, self._batch_size = total_steps, steps_per_epoch, batch_size
         self._last = (start, time.monotonic())
         self._path = workdir / METRICS
-        _keep_until(self._path, start)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._board: SummaryWriter | None = None
+        if is_first():
+            _keep_until(self._path, start)
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics of one step; the rate is measured since the last call. Prints the progress line."""
+        if self._board is None:
+            return
         last_step, last_time = self._last
         now = time.monotonic()
         self._last = (step, now)
@@ -39,6 +48,8 @@ class RunLog:
 
     def evaluated(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Metrics of one evaluation; the time it took does not count into the training rate."""
+        if self._board is None:
+            return
         self.write(step, split, metrics)
         told = " ".join(f"{name} {metrics[name]:.2f}" for name in HEADLINE if name in metrics)
         print(f"step {step}/{self._total} | {split}: {told}", flush=True)
@@ -46,13 +57,16 @@ class RunLog:
 
     def write(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, one point per curve of TensorBoard."""
+        if self._board is None:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
         for name, value in metrics.items():
             self._board.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def read_metrics(workdir: Path, split: str) -> list[dict[str, float]]:

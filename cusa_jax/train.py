@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import math
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from absl import logging
 from cusa_jax import sharding
 from cusa_jax.checkpoint import Checkpoints
 from cusa_jax.config import validate
+from cusa_jax.distributed import is_first, stop_requests
 from cusa_jax.errors import Diverged
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.experiment import build
@@ -38,20 +37,22 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
 
     with (
         contextlib.closing(Checkpoints(workdir, config.to_dict(), config.checkpoint.keep)) as checkpoints,
-        _stop_on_signal() as stop_requested,
+        stop_requests() as stop_requested,
     ):
         batches = iter(run.batches)
         state, best = run.state, {"r_mean": -1.0, "step": 0}
         if (restored := checkpoints.restore(state, batches)) is not None:
             state, best = restored[0], restored[1]["best"]
-            print(f"continuing from step {state.step}", flush=True)
         step = int(state.step)
+        if step and is_first():
+            print(f"continuing from step {step}", flush=True)
 
         with contextlib.closing(
             RunLog(workdir, total_steps, run.steps_per_epoch, config.batch_size, start=step)
         ) as log:
             unchecked: list[dict[str, jax.Array]] = []  # metrics of the last steps, still on device
-            while step < total_steps and not stop_requested():
+            stop = False
+            while step < total_steps and not stop:
                 batch = next(batches)
                 if batch.skipped:
                     logging.warning("step %d: %d unreadable images replaced", step + 1, batch.skipped)
@@ -60,8 +61,9 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
                 step += 1
                 unchecked.append(metrics)
 
+                stop = stop_requested(step)
                 end_of_epoch = step % run.steps_per_epoch == 0
-                save = end_of_epoch or step % config.checkpoint.every_steps == 0 or stop_requested()
+                save = end_of_epoch or step % config.checkpoint.every_steps == 0 or stop
                 if save or step % config.log.every_steps == 0:
                     latest = _check_finite(unchecked, step, workdir)
                     unchecked.clear()
@@ -82,7 +84,8 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
             best_step, params = checkpoints.restore_best(state.params)
             metrics = evaluate(params["model"], run.splits["test"])
             log.evaluated(best_step, "test", metrics)
-    write_json(workdir / RESULTS, {"best_step": best_step, "val_r_mean": best["r_mean"], "test": metrics})
+    if is_first():
+        write_json(workdir / RESULTS, {"best_step": best_step, "val_r_mean": best["r_mean"], "test": metrics})
     return metrics
 
 
@@ -99,21 +102,3 @@ def _check_finite(unchecked: list[dict[str, jax.Array]], step: int, workdir: Pat
                 f"{workdir / 'checkpoints'}. Lower config.optim.lr, or set config.optim.clip_norm"
             )
     return values[-1]
-
-
-@contextlib.contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether SIGTERM or SIGINT came; a second one of them interrupts at once."""
-    received: list[int] = []
-
-    def remember(number: int, _frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    former = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

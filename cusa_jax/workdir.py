@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from cusa_jax.config import flat
+from cusa_jax.distributed import is_first, wait_for_all
 from cusa_jax.errors import InputError
 
 CONFIG = "config.json"
 RESULTS = "results.json"
 
 # Keys that change how a run is carried out but not what it computes: they may differ when it is continued.
-FREE_KEYS = ("data.workers", "checkpoint.every_steps", "checkpoint.keep")
+FREE_KEYS = ("data.workers", "checkpoint.every_steps", "checkpoint.keep", "sharding.fsdp")
 
 
 def claim(workdir: Path, config: Any) -> None:
@@ -30,11 +31,13 @@ def claim(workdir: Path, config: Any) -> None:
                 f"{workdir} belongs to another configuration ({'; '.join(told[:4])}"
                 f"{'; …' if len(told) > 4 else ''}); choose another --workdir, or delete it to start over"
             )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--workdir={workdir}: {error.strerror}") from error
-    write_json(path, json.loads(config.to_json()))
+    wait_for_all("every process has compared configurations")
+    if is_first():
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_json(path, json.loads(config.to_json()))
+        except OSError as error:
+            raise InputError(f"--workdir={workdir}: {error.strerror}") from error
 
 
 def read_json(path: Path) -> Any:

@@ -1,7 +1,9 @@
 """The training command as its users run it: real processes, killed, stopped, damaged, and resumed."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,17 +17,17 @@ from cusa_jax.data import world
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {
-    "data.world.train": 40,
+    "data.world.train": 64,
     "data.world.val": 12,
     "data.world.test": 12,
-    "batch_size": 20,
+    "batch_size": 32,
     "schedule.epochs": 3,
     "eval.batch_size": 60,
     "checkpoint.every_steps": 4,
     "checkpoint.keep": 3,
     "log.every_steps": 2,
 }
-STEPS = 30  # 40 images x 5 captions / 20 rows x 3 epochs
+STEPS = 30  # 64 images x 5 captions / 32 rows x 3 epochs
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +170,76 @@ def one_line(done: subprocess.CompletedProcess) -> str:
 
 def test_workdir_of_another_configuration_is_refused(data, undisturbed):
     assert "optim.lr 0.001 -> 0.5" in one_line(run(undisturbed, data, **{"optim.lr": 0.5}))
+
+
+@pytest.fixture
+def launch():
+    """Starts the command as `count` processes of `devices` virtual devices each, which meet on a free port."""
+    started: list[subprocess.Popen] = []
+
+    def start(count: int, devices: int, *args, **overrides) -> list[subprocess.Popen]:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        meet = [f"--coordinator=127.0.0.1:{port}", f"--processes={count}"] if count > 1 else []
+        for number in range(count):
+            arguments = [*command(*args, **overrides), *meet, *([f"--process_id={number}"] if meet else [])]
+            environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+            started.append(
+                subprocess.Popen(
+                    arguments,
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+        return started[-count:]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_step(process: subprocess.Popen, step: int) -> None:
+    told = []
+    for line in process.stdout:
+        told.append(line)
+        if line.startswith(f"step {step}/"):
+            return
+    raise AssertionError(f"ended before step {step}: {''.join(told)}")
+
+
+def output(process: subprocess.Popen) -> str:
+    """What is left of it, when the process has ended well."""
+    told, _ = process.communicate()
+    assert process.returncode == 0, told
+    return told
+
+
+def test_a_run_moves_between_numbers_of_processes_and_devices(tmp_path, data, undisturbed, launch):
+    """4 processes stop together when one gets SIGTERM; 2 go on until one is killed; 1 with 8 devices ends the run."""
+    workdir = tmp_path / "moved"
+    four = launch(4, 2, workdir, data)
+    wait_for_step(four[0], 6)
+    four[2].send_signal(signal.SIGTERM)
+    assert "saved; the same command continues" in [output(process) for process in four][0]
+
+    two = launch(2, 2, workdir, data, **{"sharding.fsdp": 2})
+    wait_for_step(two[0], 18)
+    for process in reversed(two):  # one dies, and the scheduler takes the other
+        process.kill()
+        process.wait()
+
+    (one,) = launch(1, 8, workdir, data, **{"sharding.fsdp": 4})
+    assert "continuing from step" in output(one)
+
+    ours, theirs = metrics(workdir), metrics(undisturbed)
+    assert [(line["step"], line["split"]) for line in ours] == [
+        (line["step"], line["split"]) for line in theirs
+    ]
+    for mine, line in zip(ours, theirs, strict=True):
+        if line["split"] == "train":
+            print(line["step"], mine["loss"] / line["loss"] - 1)
