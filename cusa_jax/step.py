@@ -84,15 +84,11 @@ def init_state(recipe: Recipe, variables: Params) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, model_state, recipe.optimizer.init(params))
 
 
-def encode_images(
-    variables: Params, images: jax.Array, *, model: DualEncoder
-) -> tuple[jax.Array, jax.Array]:
+def encode_images(variables: Params, images: jax.Array, *, model: DualEncoder) -> tuple[jax.Array, jax.Array]:
     """uint8 [B, H, W, 3] -> (cross-modal, uni-modal) embeddings [B, E], not normalised."""
     return cast(tuple, model.apply(variables, normalise(images), method="encode_image"))
 
 
-def encode_texts(
-    variables: Params, tokens: jax.Array, *, model: DualEncoder
-) -> tuple[jax.Array, jax.Array]:
+def encode_texts(variables: Params, tokens: jax.Array, *, model: DualEncoder) -> tuple[jax.Array, jax.Array]:
     """int32 [B, L] -> (cross-modal, uni-modal) embeddings [B, E], not normalised."""
     return cast(tuple, model.apply(variables, tokens, method="encode_text"))

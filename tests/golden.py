@@ -28,8 +28,8 @@ TINY_A = ClipConfig(
     vocab_size=512,
 )  # fmt: skip
 TINY_R = ClipConfig(
-    embed_dim=32, image_size=64, patch_size=32, vision_width=4, vision_layers=(1, 2, 1, 1), text_width=64,
-    text_layers=1, vocab_size=256, context_length=16,
+    embed_dim=32, image_size=64, patch_size=32, vision_width=4, vision_layers=0, resnet_blocks=(1, 2, 1, 1),
+    text_width=64, text_layers=1, vocab_size=256, context_length=16,
 )  # fmt: skip
 HEADS = tuple(f"{kind}_{side}" for kind in ("cross", "uni") for side in ("image", "text"))
 

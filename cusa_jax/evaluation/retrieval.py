@@ -21,7 +21,10 @@ from cusa_jax.types import Params
 
 
 class Evaluator:
-    """Compiles the two encoders once and evaluates any number of splits and parameters; batch norms use their running statistics."""
+    """Compiles the two encoders once and evaluates any number of splits and models.
+
+    Nothing depends on which rows share a batch: a ResNet's norms use their running statistics.
+    """
 
     def __init__(self, model: DualEncoder, mesh: Mesh, config: Any):
         self._mesh, self._config, self._size = mesh, config, model.clip.image_size

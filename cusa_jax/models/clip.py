@@ -15,15 +15,16 @@ class ClipConfig:
     """Sizes of a CLIP model. Heads default to one per 64 channels, the rule of every released CLIP.
 
     patch_size: pixels per side of what one visual token covers; 32 in every ResNet.
-    vision_layers: blocks of a ViT, or the bottlenecks of a ResNet's four stages. vision_width: channels of a
-        ViT, or of a ResNet's stem. activation: of the transformers; ResNets have ReLU.
+    vision_width: of a ViT, or the channels behind a ResNet's stem.
+    vision_layers: blocks of a ViT; 0 in a ResNet, whose four stages have `resnet_blocks` bottlenecks each.
+    activation: of the transformers; ResNets have ReLU.
     """
 
     embed_dim: int
     image_size: int
     patch_size: int
     vision_width: int
-    vision_layers: int | tuple[int, ...]
+    vision_layers: int
     text_width: int
     text_layers: int
     context_length: int = 77
@@ -31,6 +32,7 @@ class ClipConfig:
     activation: str = "quick_gelu"
     vision_heads: int = 0
     text_heads: int = 0
+    resnet_blocks: tuple[int, ...] = ()
 
     def __post_init__(self):
         # A ResNet pools over the channels of its last stage: 32 times the stem's.
@@ -43,22 +45,17 @@ class ClipConfig:
                 f"model: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
 
-    @property
-    def resnet_blocks(self) -> tuple[int, ...]:
-        """Bottlenecks of a ResNet's stages; () for a ViT."""
-        return self.vision_layers if isinstance(self.vision_layers, tuple) else ()
-
 
 PRESETS = {
     "vit_b_32": ClipConfig(512, 224, 32, 768, 12, 512, 12),
     "vit_b_16": ClipConfig(512, 224, 16, 768, 12, 512, 12),
     "vit_l_14": ClipConfig(768, 224, 14, 1024, 24, 768, 12),
     "vit_l_14_336": ClipConfig(768, 336, 14, 1024, 24, 768, 12),
-    "rn50": ClipConfig(1024, 224, 32, 64, (3, 4, 6, 3), 512, 12),
-    "rn101": ClipConfig(512, 224, 32, 64, (3, 4, 23, 3), 512, 12),
-    "rn50x4": ClipConfig(640, 288, 32, 80, (4, 6, 10, 6), 640, 12),
-    "rn50x16": ClipConfig(768, 384, 32, 96, (6, 8, 18, 8), 768, 12),
-    "rn50x64": ClipConfig(1024, 448, 32, 128, (3, 15, 36, 10), 1024, 12),
+    "rn50": ClipConfig(1024, 224, 32, 64, 0, 512, 12, resnet_blocks=(3, 4, 6, 3)),
+    "rn101": ClipConfig(512, 224, 32, 64, 0, 512, 12, resnet_blocks=(3, 4, 23, 3)),
+    "rn50x4": ClipConfig(640, 288, 32, 80, 0, 640, 12, resnet_blocks=(4, 6, 10, 6)),
+    "rn50x16": ClipConfig(768, 384, 32, 96, 0, 768, 12, resnet_blocks=(6, 8, 18, 8)),
+    "rn50x64": ClipConfig(1024, 448, 32, 128, 0, 1024, 12, resnet_blocks=(3, 15, 36, 10)),
     # The embedded world's student: same code, real tokens, two minutes on two cores.
     "toy": ClipConfig(64, 32, 8, 64, 2, 64, 2),
 }

@@ -57,7 +57,10 @@ class DualEncoder(nn.Module):
 
 
 def init_variables(model: DualEncoder, key: jax.Array) -> Params:
-    """Fresh float32 {'params': …}, and 'batch_stats' of a ResNet. Heads draw from their own keys, so adding USA leaves the rest as it was."""
+    """Fresh float32 {'params': …}, and 'batch_stats' of a ResNet.
+
+    Heads draw from their own keys, so adding USA leaves the rest as it was.
+    """
     c = model.clip
     pixels = jnp.zeros((1, c.image_size, c.image_size, 3))
     tokens = jnp.zeros((1, c.context_length), jnp.int32)

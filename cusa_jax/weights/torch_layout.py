@@ -25,7 +25,14 @@ from safetensors.numpy import load_file, save_file
 from cusa_jax.errors import InputError
 from cusa_jax.types import Params
 
-LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+LEAF_NAMES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 DENSE_AXES = (1, 0)
 CONV_AXES = (3, 2, 0, 1)  # HWIO -> OIHW
 
