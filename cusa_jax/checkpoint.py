@@ -1,7 +1,7 @@
 """Orbax checkpoints: the whole state of a run to continue from, and the best model by validation.
 
     workdir/checkpoints/STEP/   state, data iterator, progress (best so far, checksums), config: async, last few kept
-    workdir/best/STEP/          model parameters and temperatures, config, validation metrics
+    workdir/best/STEP/          the model's variables and the temperatures, config, validation metrics
 
 Orbax commits a step by renaming its finished folder, so a killed process leaves no half-written checkpoint. It
 does not notice flipped bits, so every leaf carries a checksum, taken on device.
@@ -65,21 +65,22 @@ class Checkpoints:
             self._set_aside(step, damage or "another process could not read it")
         return None
 
-    def save_best(self, step: int, params: Params, metrics: dict[str, float]) -> None:
-        """Parameters that validated best so far; they replace the former best."""
+    def save_best(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
+        """The model that validated best so far; it replaces the former best."""
         if step in self._best.all_steps():  # a resumed run has come here before, with the same bits
             return
+        best = _learned(state)
         self._best.save(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                progress=ocp.args.JsonSave({**metrics, "checksums": checksums(params)}),
+                model=ocp.args.StandardSave(best),
+                progress=ocp.args.JsonSave({**metrics, "checksums": checksums(best)}),
                 config=ocp.args.JsonSave(self._config),
             ),
         )
 
-    def restore_best(self, params: Params) -> tuple[int, Params]:
-        """(step, parameters) of the best model. params gives shapes and shardings."""
+    def restore_best(self, state: TrainState) -> tuple[int, Params]:
+        """(step, variables) of the best model. state gives shapes and shardings."""
         self._best.wait_until_finished()
         step = self._best.latest_step()
         if step is None:
@@ -87,11 +88,11 @@ class Checkpoints:
         restored = self._best.restore(
             step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(_abstract(params)), progress=ocp.args.JsonRestore()
+                model=ocp.args.StandardRestore(_abstract(_learned(state))), progress=ocp.args.JsonRestore()
             ),
         )
-        _check(restored["params"], restored["progress"])
-        return step, restored["params"]
+        _check(restored["model"], restored["progress"])
+        return step, restored["model"]["variables"]
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -126,6 +127,10 @@ class Checkpoints:
             source.rename(target)
         wait_for_all(f"checkpoint {step} is set aside")
         self._latest.reload()
+
+
+def _learned(state: TrainState) -> dict[str, Any]:
+    return {"variables": state.variables, "taus": state.params["taus"]}
 
 
 def checksums(tree: Any) -> list[int]:

@@ -16,13 +16,13 @@ from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.splits import Split, check_disjoint, load_split
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
-from cusa_jax.models.dual_encoder import DualEncoder, init_params
+from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.step import Recipe, init_state
 from cusa_jax.teachers.features import caption_keys
 from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
 from cusa_jax.types import Params, Teachers, TrainState
 from cusa_jax.weights.huggingface import read_clip
-from cusa_jax.weights.openai import clip_params
+from cusa_jax.weights.openai import clip_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def build(config: Any) -> Experiment:
         raise InputError(f"config.batch_size={config.batch_size} does not split over {mesh.size} devices")
     if config.data.world.train:
         world.write(Path(config.data.path), sizes=dict(config.data.world))
-    model, model_params = build_model(config)
+    model, variables = build_model(config)
     splits = {
         split: load_split(
             config.data.path,
@@ -82,7 +82,7 @@ def build(config: Any) -> Experiment:
     return Experiment(
         mesh=mesh,
         recipe=recipe,
-        state=sharding.put_params(init_state(recipe, model_params), mesh),
+        state=sharding.put_params(init_state(recipe, variables), mesh),
         teacher_params=teachers
         and sharding.put_params({"image": teachers.image.params, "text": teachers.text.params}, mesh),
         batches=_batches(config, train, teachers, model.clip.image_size),
@@ -93,7 +93,7 @@ def build(config: Any) -> Experiment:
 
 
 def build_model(config: Any) -> tuple[DualEncoder, Params]:
-    """The student and its parameters: from `init_from`, with fresh heads, or all fresh, which is said loudly."""
+    """The student and its variables: from `init_from`, with fresh heads, or all fresh, which is said loudly."""
     clip, tensors = PRESETS.get(config.model.name), None
     if config.init_from:
         found, tensors = read_clip(config.init_from)
@@ -108,12 +108,12 @@ def build_model(config: Any) -> tuple[DualEncoder, Params]:
         remat=config.model.remat,
         dtype=jax.numpy.dtype(config.model.dtype),
     )
-    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(config.seed))
+    variables = jax.jit(init_variables, static_argnums=0)(model, jax.random.key(config.seed))
     if tensors is None:
         logging.warning("CLIP STARTS FROM RANDOM WEIGHTS: config.init_from is empty")
-        return model, params
-    towers = {tower: params[tower] for tower in ("image", "text")}
-    return model, {**params, **clip_params(tensors, clip, towers, config.init_from)}
+        return model, variables
+    loaded = clip_variables(tensors, clip, variables, config.init_from)
+    return model, {name: {**fresh, **loaded[name]} for name, fresh in variables.items()}
 
 
 def _check_sizes(config: Any, wanted: ClipConfig | None, found: ClipConfig) -> None:

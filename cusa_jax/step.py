@@ -45,13 +45,19 @@ def train_step(
     labels = soft_labels(teacher_params, batch, recipe)
     ids = similarity.group_ids(batch.image_index, recipe.groups)
 
-    def loss(params: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-        pixels = normalise(batch.image)
-        embeddings = cast(Embeddings, recipe.model.apply({"params": params["model"]}, pixels, batch.tokens))
-        student = similarity.student(embeddings, recipe.groups)
-        return objective(student, labels, ids, params["taus"], recipe.loss)
+    def loss(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], Params]]:
+        embeddings, model_state = recipe.model.apply(
+            {"params": params["model"], **state.model_state},
+            normalise(batch.image),
+            batch.tokens,
+            train=True,
+            mutable=list(state.model_state),
+        )
+        student = similarity.student(cast(Embeddings, embeddings), recipe.groups)
+        total, terms = objective(student, labels, ids, params["taus"], recipe.loss)
+        return total, (terms, model_state)
 
-    (total, terms), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    (total, (terms, model_state)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, params)
     metrics = {
         "loss": total,
@@ -59,7 +65,8 @@ def train_step(
         "gradient_norm": optax.tree.norm(gradients),
         **{f"tau_{name}": tau for name, tau in taus.items()},
     }
-    return TrainState(state.step + 1, optax.apply_updates(params, updates), opt_state), metrics
+    params = optax.apply_updates(params, updates)
+    return TrainState(state.step + 1, params, model_state, opt_state), metrics
 
 
 def soft_labels(teacher_params: Params, batch: Batch, recipe: Recipe) -> SoftLabels | None:
@@ -70,21 +77,18 @@ def soft_labels(teacher_params: Params, batch: Batch, recipe: Recipe) -> SoftLab
     return similarity.teacher(*jax.lax.stop_gradient(features), groups=recipe.groups)
 
 
-def init_state(recipe: Recipe, model_params: Params) -> TrainState:
-    """State before the first step."""
-    params = {"model": model_params, "taus": temperatures.init(recipe.temperatures)}
-    return TrainState(jnp.zeros((), jnp.int32), params, recipe.optimizer.init(params))
+def init_state(recipe: Recipe, variables: Params) -> TrainState:
+    """State before the first step. variables: the model's, {'params': …} and other collections."""
+    model_state = {name: collection for name, collection in variables.items() if name != "params"}
+    params = {"model": variables["params"], "taus": temperatures.init(recipe.temperatures)}
+    return TrainState(jnp.zeros((), jnp.int32), params, model_state, recipe.optimizer.init(params))
 
 
-def encode_images(
-    model_params: Params, images: jax.Array, *, model: DualEncoder
-) -> tuple[jax.Array, jax.Array]:
+def encode_images(variables: Params, images: jax.Array, *, model: DualEncoder) -> tuple[jax.Array, jax.Array]:
     """uint8 [B, H, W, 3] -> (cross-modal, uni-modal) embeddings [B, E], not normalised."""
-    return cast(tuple, model.apply({"params": model_params}, normalise(images), method="encode_image"))
+    return cast(tuple, model.apply(variables, normalise(images), method="encode_image"))
 
 
-def encode_texts(
-    model_params: Params, tokens: jax.Array, *, model: DualEncoder
-) -> tuple[jax.Array, jax.Array]:
+def encode_texts(variables: Params, tokens: jax.Array, *, model: DualEncoder) -> tuple[jax.Array, jax.Array]:
     """int32 [B, L] -> (cross-modal, uni-modal) embeddings [B, E], not normalised."""
-    return cast(tuple, model.apply({"params": model_params}, tokens, method="encode_text"))
+    return cast(tuple, model.apply(variables, tokens, method="encode_text"))

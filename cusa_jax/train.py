@@ -70,19 +70,19 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
                 if step % config.log.every_steps == 0:
                     log.train(step, latest | {"learning_rate": float(run.learning_rates[step - 1])})
                 if end_of_epoch:
-                    metrics = evaluate(state.params["model"], run.splits["val"])
+                    metrics = evaluate(state.variables, run.splits["val"])
                     log.evaluated(step, "val", metrics)
                     if metrics["r_mean"] > best["r_mean"]:
                         best = {"r_mean": metrics["r_mean"], "step": step}
-                        checkpoints.save_best(step, state.params, metrics)
+                        checkpoints.save_best(step, state, metrics)
                 if save:
                     checkpoints.save(state, batches, {"best": best})
 
             if step < total_steps:
                 logging.warning("stopped at step %d, saved; the same command continues", step)
                 return None
-            best_step, params = checkpoints.restore_best(state.params)
-            metrics = evaluate(params["model"], run.splits["test"])
+            best_step, variables = checkpoints.restore_best(state)
+            metrics = evaluate(variables, run.splits["test"])
             log.evaluated(best_step, "test", metrics)
     if is_first():
         write_json(workdir / RESULTS, {"best_step": best_step, "val_r_mean": best["r_mean"], "test": metrics})

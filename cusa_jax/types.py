@@ -115,8 +115,18 @@ class Teachers:
 
 @struct.dataclass
 class TrainState:
-    """All that training changes. `params` = {'model': linen params, 'taus': {name: float32 []}}."""
+    """All that training changes.
+
+    params: what gradients change, {'model': linen params, 'taus': {name: float32 []}}.
+    model_state: the model's other linen collections, {'batch_stats': …} of a ResNet and {} of a ViT.
+    """
 
     step: jax.Array
     params: Params
+    model_state: Params
     opt_state: Any
+
+    @property
+    def variables(self) -> Params:
+        """What the model's `apply` takes: {'params': …, and its other collections}."""
+        return {"params": self.params["model"], **self.model_state}

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from cusa_jax.models.clip import ClipConfig
-from cusa_jax.models.dual_encoder import DualEncoder, init_params
+from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.weights import openai
 from cusa_jax.weights.torch_layout import from_torch, to_torch
 
@@ -26,6 +26,10 @@ DTYPES = {"f32": np.float32, "f64": np.float64}
 TINY_A = ClipConfig(
     embed_dim=32, image_size=64, patch_size=16, vision_width=64, vision_layers=2, text_width=64, text_layers=2,
     vocab_size=512,
+)  # fmt: skip
+TINY_R = ClipConfig(
+    embed_dim=32, image_size=64, patch_size=32, vision_width=4, vision_layers=0, resnet_blocks=(1, 2, 1, 1),
+    text_width=64, text_layers=1, vocab_size=256, context_length=16,
 )  # fmt: skip
 HEADS = tuple(f"{kind}_{side}" for kind in ("cross", "uni") for side in ("image", "text"))
 
@@ -121,15 +125,19 @@ def clip_tensors(which: str = "tinyA") -> dict[str, np.ndarray]:
 def _clip_tensor(which: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
     if name == "logit_scale":
         return np.float32(np.log(1 / 0.07))
+    if name.endswith("num_batches_tracked"):
+        return np.array(0, np.int64)
     uniform = hash_uniform(f"{which}/{name}", shape)
-    if name.endswith("bias"):
+    if name.endswith("running_var"):
+        value = 1 + 0.5 * uniform
+    elif name.endswith(("bias", "running_mean")):
         value = 0.1 * uniform
-    elif name.endswith(".weight") and len(shape) == 1:  # layer norms
+    elif name.endswith(".weight") and len(shape) == 1:  # norms
         value = 1 + 0.2 * uniform
     elif name.endswith(("embedding", "token_embedding.weight")):
         value = 0.3 * uniform
     else:  # variance 1 / fan-in; the projections are stored as [in, out], the rest as [out, in, ...]
-        fan_in = shape[0] if name.endswith("proj") or name == "text_projection" else np.prod(shape[1:])
+        fan_in = shape[0] if name.endswith(".proj") or name == "text_projection" else np.prod(shape[1:])
         value = np.sqrt(3 / fan_in) * uniform
     return value.astype(np.float32)
 
@@ -178,7 +186,7 @@ REFERENCE_KEYS = openai.key_table(TINY_A, prefix="clip_model.") | HEAD_KEYS
 def tiny_model(dtype: str) -> tuple[DualEncoder, Any]:
     """The training runs' student and its start parameters."""
     model = DualEncoder(TINY_A, dtype=DTYPES[dtype])
-    template = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))
+    template = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))["params"]
     tensors = {f"clip_model.{name}": tensor for name, tensor in clip_tensors().items()}
     del tensors["clip_model.logit_scale"]
     tensors |= head_tensors(TINY_A.embed_dim)

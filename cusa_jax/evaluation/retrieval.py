@@ -21,7 +21,10 @@ from cusa_jax.types import Params
 
 
 class Evaluator:
-    """Compiles the two encoders once and evaluates any number of splits and parameters."""
+    """Compiles the two encoders once and evaluates any number of splits and models.
+
+    Nothing depends on which rows share a batch: a ResNet's norms use their running statistics.
+    """
 
     def __init__(self, model: DualEncoder, mesh: Mesh, config: Any):
         self._mesh, self._config, self._size = mesh, config, model.clip.image_size
@@ -29,14 +32,14 @@ class Evaluator:
         self._encode_images = jax.jit(functools.partial(encode_images, model=model))
         self._encode_texts = jax.jit(functools.partial(encode_texts, model=model))
 
-    def __call__(self, model_params: Params, split: Split) -> dict[str, float]:
+    def __call__(self, variables: Params, split: Split) -> dict[str, float]:
         """Recall on annotated pairs; where the split knows its exact relevance, mAP@R, R-Precision, R@1 too.
 
         Images that cannot be read are left out with their captions (`data.on_bad_image='skip'`), and counted.
         """
-        numbers, images = self._images(model_params, split)
+        numbers, images = self._images(variables, split)
         captions = np.flatnonzero(np.isin(split.table.caption_image, numbers))
-        texts = self._texts(model_params, split.tokens[captions])
+        texts = self._texts(variables, split.tokens[captions])
         scores = _normalised(images) @ _normalised(texts).T
         position = np.zeros(len(split.table.image_ids), np.int32)
         position[numbers] = np.arange(len(numbers))
@@ -46,7 +49,7 @@ class Evaluator:
         missing = len(split.table.image_ids) - len(numbers)
         return metrics | ({"images_skipped": float(missing)} if missing else {})
 
-    def _images(self, params: Params, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    def _images(self, variables: Params, split: Split) -> tuple[np.ndarray, np.ndarray]:
         numbers, features = [], []
         for here, pixels in image_batches(
             split.table,
@@ -56,20 +59,20 @@ class Evaluator:
             on_bad_image=self._config.data.on_bad_image,
         ):
             numbers.append(here)
-            features.append(self._run(self._encode_images, params, pixels)[: len(here)])
+            features.append(self._run(self._encode_images, variables, pixels)[: len(here)])
         return np.concatenate(numbers), np.concatenate(features)
 
-    def _texts(self, params: Params, tokens: np.ndarray) -> np.ndarray:
+    def _texts(self, variables: Params, tokens: np.ndarray) -> np.ndarray:
         features = []
         for start in range(0, len(tokens), self._batch_size):
             rows = tokens[start : start + self._batch_size]
             padded = np.resize(rows, (self._batch_size, tokens.shape[1]))
-            features.append(self._run(self._encode_texts, params, padded)[: len(rows)])
+            features.append(self._run(self._encode_texts, variables, padded)[: len(rows)])
         return np.concatenate(features)
 
-    def _run(self, encode: Any, params: Params, rows: np.ndarray) -> np.ndarray:
+    def _run(self, encode: Any, variables: Params, rows: np.ndarray) -> np.ndarray:
         """The cross-modal embeddings [B, E] of rows that every process holds alike."""
-        cross, _ = encode(params, sharding.put_rows(rows, self._mesh))
+        cross, _ = encode(variables, sharding.put_rows(rows, self._mesh))
         return sharding.fetch(cross)
 
 

@@ -1,4 +1,4 @@
-"""CLIP's two towers: a vision transformer and a causal text transformer (reference clip/model.py)."""
+"""CLIP's sizes and its transformer towers, for images and for text (reference clip/model.py); ResNets: resnet.py."""
 
 import dataclasses
 
@@ -12,7 +12,13 @@ from cusa_jax.models.layers import LayerNorm, Transformer
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """Sizes of a CLIP model. Heads default to width // 64, the rule of every released CLIP."""
+    """Sizes of a CLIP model. Heads default to one per 64 channels, the rule of every released CLIP.
+
+    patch_size: pixels per side of what one visual token covers; 32 in every ResNet.
+    vision_width: of a ViT, or the channels behind a ResNet's stem.
+    vision_layers: blocks of a ViT; 0 in a ResNet, whose four stages have `resnet_blocks` bottlenecks each.
+    activation: of the transformers; ResNets have ReLU.
+    """
 
     embed_dim: int
     image_size: int
@@ -26,11 +32,14 @@ class ClipConfig:
     activation: str = "quick_gelu"
     vision_heads: int = 0
     text_heads: int = 0
+    resnet_blocks: tuple[int, ...] = ()
 
     def __post_init__(self):
-        for tower in ("vision", "text"):
+        # A ResNet pools over the channels of its last stage: 32 times the stem's.
+        widths = {"vision": self.vision_width * (32 if self.resnet_blocks else 1), "text": self.text_width}
+        for tower, width in widths.items():
             if not getattr(self, f"{tower}_heads"):
-                object.__setattr__(self, f"{tower}_heads", getattr(self, f"{tower}_width") // 64)
+                object.__setattr__(self, f"{tower}_heads", width // 64)
         if self.image_size % self.patch_size:
             raise InputError(
                 f"model: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
@@ -42,9 +51,22 @@ PRESETS = {
     "vit_b_16": ClipConfig(512, 224, 16, 768, 12, 512, 12),
     "vit_l_14": ClipConfig(768, 224, 14, 1024, 24, 768, 12),
     "vit_l_14_336": ClipConfig(768, 336, 14, 1024, 24, 768, 12),
+    "rn50": ClipConfig(1024, 224, 32, 64, 0, 512, 12, resnet_blocks=(3, 4, 6, 3)),
+    "rn101": ClipConfig(512, 224, 32, 64, 0, 512, 12, resnet_blocks=(3, 4, 23, 3)),
+    "rn50x4": ClipConfig(640, 288, 32, 80, 0, 640, 12, resnet_blocks=(4, 6, 10, 6)),
+    "rn50x16": ClipConfig(768, 384, 32, 96, 0, 768, 12, resnet_blocks=(6, 8, 18, 8)),
+    "rn50x64": ClipConfig(1024, 448, 32, 128, 0, 1024, 12, resnet_blocks=(3, 15, 36, 10)),
     # The embedded world's student: same code, real tokens, two minutes on two cores.
     "toy": ClipConfig(64, 32, 8, 64, 2, 64, 2),
 }
+
+
+def check_pixels(pixels: jax.Array, config: ClipConfig) -> None:
+    """Raises InputError unless pixels are [B, image_size, image_size, 3]."""
+    if pixels.shape[1:] != (config.image_size, config.image_size, 3):
+        raise InputError(
+            f"images of shape {pixels.shape[1:]}, but the model takes {config.image_size} px squares"
+        )
 
 
 class PatchEmbedding(nn.Module):
@@ -67,20 +89,17 @@ class PatchEmbedding(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Normalised pixels [B, H, W, 3] -> features [B, E]: the class token, projected."""
+    """Normalised pixels [B, H, W, 3] -> features [B, E]: the class token, projected. The same in training."""
 
     config: ClipConfig
     remat: bool
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, pixels: jax.Array) -> jax.Array:
+    def __call__(self, pixels: jax.Array, train: bool = False) -> jax.Array:
         c = self.config
         init = nn.initializers.normal(c.vision_width**-0.5)
-        if pixels.shape[1:] != (c.image_size, c.image_size, 3):
-            raise InputError(
-                f"images of shape {pixels.shape[1:]}, but the model takes {c.image_size} px squares"
-            )
+        check_pixels(pixels, c)
         x = PatchEmbedding(c.patch_size, c.vision_width, self.dtype, name="patch_embedding")(pixels)
         class_token = self.param("class_embedding", init, (c.vision_width,))
         x = jnp.concatenate(

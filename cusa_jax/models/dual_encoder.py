@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from cusa_jax.models.clip import ClipConfig, TextTransformer, VisionTransformer
 from cusa_jax.models.heads import ProjectionHead
+from cusa_jax.models.resnet import ModifiedResNet
 from cusa_jax.types import Embeddings, Params
 
 
@@ -14,6 +15,7 @@ class DualEncoder(nn.Module):
 
     Parameter tree: {'image': …, 'text': …, '{cross,uni}_{image,text}': {'ln', 'linear'}}.
     Without a pair of heads its embeddings are the raw CLIP features (reference unire/model.py:148-166).
+    A ResNet has a second collection, 'batch_stats', used as it is unless `train`, which replaces it.
     """
 
     clip: ClipConfig
@@ -23,22 +25,23 @@ class DualEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
-        self.image = VisionTransformer(self.clip, self.remat, self.dtype)
+        tower = ModifiedResNet if self.clip.resnet_blocks else VisionTransformer
+        self.image = tower(self.clip, self.remat, self.dtype)
         self.text = TextTransformer(self.clip, self.remat, self.dtype)
         if self.cross_heads:
             self.cross_image, self.cross_text = ProjectionHead(), ProjectionHead()
         if self.uni_heads:
             self.uni_image, self.uni_text = ProjectionHead(), ProjectionHead()
 
-    def __call__(self, pixels: jax.Array, tokens: jax.Array) -> Embeddings:
+    def __call__(self, pixels: jax.Array, tokens: jax.Array, train: bool = False) -> Embeddings:
         """Normalised pixels [B, H, W, 3] and token ids [B, L] -> Embeddings, each [B, E]."""
-        cross_image, uni_image = self.encode_image(pixels)
+        cross_image, uni_image = self.encode_image(pixels, train)
         cross_text, uni_text = self.encode_text(tokens)
         return Embeddings(cross_image, cross_text, uni_image, uni_text)
 
-    def encode_image(self, pixels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode_image(self, pixels: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """Normalised pixels [B, H, W, 3] -> (cross-modal, uni-modal) embeddings, each [B, E]."""
-        features = _at_least_float32(self.image(pixels))
+        features = _at_least_float32(self.image(pixels, train))
         return (
             self.cross_image(features) if self.cross_heads else features,
             self.uni_image(features) if self.uni_heads else features,
@@ -53,12 +56,15 @@ class DualEncoder(nn.Module):
         )
 
 
-def init_params(model: DualEncoder, key: jax.Array) -> Params:
-    """Fresh float32 parameters. Heads draw from their own keys, so adding USA leaves the rest as it was."""
+def init_variables(model: DualEncoder, key: jax.Array) -> Params:
+    """Fresh float32 {'params': …}, and 'batch_stats' of a ResNet.
+
+    Heads draw from their own keys, so adding USA leaves the rest as it was.
+    """
     c = model.clip
     pixels = jnp.zeros((1, c.image_size, c.image_size, 3))
     tokens = jnp.zeros((1, c.context_length), jnp.int32)
-    return model.init(key, pixels, tokens)["params"]
+    return model.init(key, pixels, tokens)
 
 
 def _at_least_float32(x: jax.Array) -> jax.Array:

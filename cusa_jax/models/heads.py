@@ -4,13 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cusa_jax.models.layers import LayerNorm
-
-
-def _torch_linear_bias(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """torch.nn.Linear's default bias, U(-1/sqrt(E), 1/sqrt(E)) for a square E x E layer."""
-    bound = shape[0] ** -0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+from cusa_jax.models.layers import LayerNorm, torch_linear_bias
 
 
 class ProjectionHead(nn.Module):
@@ -23,7 +17,7 @@ class ProjectionHead(nn.Module):
         return nn.Dense(
             features.shape[-1],
             kernel_init=nn.initializers.normal(0.02),
-            bias_init=_torch_linear_bias,
+            bias_init=torch_linear_bias(features.shape[-1]),
             dtype=features.dtype,
             name="linear",
         )(features)

@@ -17,6 +17,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+def torch_linear_bias(inputs: int) -> nn.initializers.Initializer:
+    """torch.nn.Linear's default bias for a layer of so many inputs: U(-1/sqrt(inputs), 1/sqrt(inputs))."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -(inputs**-0.5), inputs**-0.5)
+
+    return init
+
+
 class LayerNorm(nn.LayerNorm):
     """torch's layer norm: eps 1e-5, and the two-pass variance (the fast one cancels for near-constant rows)."""
 
@@ -38,14 +47,14 @@ class Attention(nn.Module):
         in_init = nn.initializers.normal(width**-0.5)
         qkv = nn.Dense(3 * width, kernel_init=in_init, dtype=self.dtype, name="in_proj")(x)
         query, key, value = jnp.split(qkv.reshape(batch, length, 3 * self.heads, -1), 3, axis=2)
-        mixed = _attend(query, key, value, self.causal)
+        mixed = attend(query, key, value, self.causal)
         out_init = nn.initializers.normal(self.out_std)
         return nn.Dense(width, kernel_init=out_init, dtype=self.dtype, name="out_proj")(
             mixed.reshape(batch, length, width)
         )
 
 
-def _attend(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> jax.Array:
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> jax.Array:
     """softmax(q kᵀ / √w) v over [B, L, heads, w]. jax.nn's has its softmax in float32 even for float64 inputs."""
     logits_dtype = jnp.promote_types(query.dtype, jnp.float32)
     logits = jnp.einsum("bqhw,bkhw->bhqk", query, key, preferred_element_type=logits_dtype)

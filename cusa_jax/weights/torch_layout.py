@@ -2,7 +2,8 @@
 
 A key table maps our modules to the file's: {'layer_0/query': 'encoder.layer.0.attention.attn.q', ...}.
 What remains is one rule per kind of leaf: a Dense kernel [in, out] is a weight [out, in], a Conv kernel
-HWIO is a weight OIHW, a LayerNorm scale and an Embed embedding are weights as they stand. A parameter that
+HWIO is a weight OIHW, a norm's scale and an Embed embedding are weights as they stand, and a BatchNorm's
+running mean and variance have names of their own. A parameter that
 belongs to no module (`pos_embed`) stands in the table by itself.
 
 Strict: every tensor of the file is used, or ignored for a reason that the caller gives; nothing is left at
@@ -24,7 +25,14 @@ from safetensors.numpy import load_file, save_file
 from cusa_jax.errors import InputError
 from cusa_jax.types import Params
 
-LEAF_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+LEAF_NAMES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 DENSE_AXES = (1, 0)
 CONV_AXES = (3, 2, 0, 1)  # HWIO -> OIHW
 

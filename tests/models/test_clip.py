@@ -11,7 +11,7 @@ import pytest
 
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig, TextTransformer, VisionTransformer
-from cusa_jax.models.dual_encoder import DualEncoder, init_params
+from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.weights import openai
 from cusa_jax.weights.torch_layout import to_torch
 
@@ -29,9 +29,9 @@ def image() -> np.ndarray:
 @functools.cache
 def towers():
     template = jax.eval_shape(
-        functools.partial(init_params, DualEncoder(golden.TINY_A, False, False)), jax.random.key(0)
+        functools.partial(init_variables, DualEncoder(golden.TINY_A, False, False)), jax.random.key(0)
     )
-    return openai.clip_params(golden.clip_tensors(), golden.TINY_A, template, where="golden")
+    return openai.clip_variables(golden.clip_tensors(), golden.TINY_A, template, where="golden")["params"]
 
 
 def encoder(tower: str, dtype: str, remat: bool = False):
@@ -144,7 +144,7 @@ def test_bfloat16_computes_close_to_float32():
 )
 def test_parameter_counts(preset, heads, parameters):
     model = DualEncoder(PRESETS[preset], cross_heads=heads, uni_heads=heads)
-    shapes = jax.eval_shape(functools.partial(init_params, model), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == parameters
 
 
@@ -155,7 +155,7 @@ def test_weights_that_do_not_fit_are_all_named_at_once():
     tensors["ln_final.weight"] = np.zeros(65, np.float32)
     tensors["visual.proj"] = tensors["visual.proj"].astype(np.int32)
     with pytest.raises(InputError) as error:
-        openai.clip_params(tensors, golden.TINY_A, towers(), where="weights.bin")
+        openai.clip_variables(tensors, golden.TINY_A, {"params": towers()}, where="weights.bin")
     message = str(error.value)
     assert message.startswith("weights.bin: ")
     assert "2 missing: visual.ln_pre.bias, text_projection" in message or (

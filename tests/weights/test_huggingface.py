@@ -10,9 +10,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import CLIPConfig, FlaxCLIPModel
 
 from cusa_jax.errors import InputError
-from cusa_jax.models.dual_encoder import DualEncoder, init_params
+from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.weights.huggingface import read_clip
-from cusa_jax.weights.openai import clip_params
+from cusa_jax.weights.openai import clip_variables
 
 TEXT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,
         "vocab_size": 99, "max_position_embeddings": 12, "eos_token_id": 98, "bos_token_id": 97}  # fmt: skip
@@ -48,8 +48,8 @@ def folder(theirs, tmp_path_factory):
 def read(folder):
     config, tensors = read_clip(folder)
     model = DualEncoder(config, cross_heads=False, uni_heads=False)
-    template = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
-    return model, clip_params(tensors, config, template, folder)
+    template = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+    return model, clip_variables(tensors, config, template, folder)["params"]
 
 
 def test_features_equal_those_of_transformers(folder, theirs):
