@@ -7,6 +7,7 @@ Orbax commits a step by renaming its finished folder, so a killed process leaves
 does not notice flipped bits, so every leaf carries a checksum, taken on device.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,30 +48,41 @@ class Checkpoints:
         )
 
     def restore(
-        self, state: TrainState, batches: grain.DatasetIterator
+        self, like: TrainState, batches: grain.DatasetIterator
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest sound checkpoint as (state, progress), and `batches` moved to where it was; None if none is.
 
-        state gives shapes and shardings. Damaged checkpoints are set aside in workdir/damaged/ and named.
+        like: shapes and shardings. Newer, damaged checkpoints are set aside in workdir/damaged/ and named. Raises
+        InputError where there are checkpoints but none is sound: nothing is moved, nothing starts over.
         """
+        damaged: dict[int, str] = {}
         for step in sorted(self._latest.all_steps(), reverse=True):
-            try:
-                restored, damage = self._restore(step, state), None
-            except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
-                restored, damage = None, error
-            if all_agree(damage is None):
-                assert restored is not None
+            restored, damage = self._restore(step, like)
+            # Only where every process has read its part is it safe to compute on the whole.
+            if not all_agree(not damage):
+                damaged[step] = damage or "another process cannot read it"
+            elif not _sound(restored["state"], restored["progress"]):
+                damaged[step] = "the arrays do not match their checksums"
+            else:
+                self._set_aside(damaged)
                 batches.set_state(restored["batches"])
                 return restored["state"], restored["progress"]
-            self._set_aside(step, damage or "another process could not read it")
+        if damaged:
+            step, damage = next(iter(damaged.items()))
+            raise InputError(
+                f"{self._workdir / 'checkpoints'}: none of the {len(damaged)} checkpoints can be read (step {step}: "
+                f"{damage}); nothing was moved; bring one back, or choose another --workdir to start over"
+            )
         return None
 
     def save_best(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
         """The model that validated best so far; it replaces the former best."""
-        if step in self._best.all_steps():  # a resumed run has come here before, with the same bits
-            return
+        self._best.wait_until_finished()
+        for later in self._best.all_steps():
+            if later >= step:  # of a run that went further and came back to an older checkpoint
+                self._best.delete(later)
         best = _learned(state)
-        self._best.save(
+        saved = self._best.save(
             step,
             args=ocp.args.Composite(
                 model=ocp.args.StandardSave(best),
@@ -78,21 +90,28 @@ class Checkpoints:
                 config=ocp.args.JsonSave(self._config),
             ),
         )
+        assert saved, f"Orbax declined to save the best model of step {step}"
 
-    def restore_best(self, state: TrainState) -> tuple[int, Params]:
-        """(step, variables) of the best model. state gives shapes and shardings."""
+    def restore_best(self, step: int, like: TrainState) -> Params:
+        """The variables of the best model, which `save_best` saved at `step`. like: shapes and shardings."""
         self._best.wait_until_finished()
-        step = self._best.latest_step()
-        if step is None:
-            raise InputError(f"{self._workdir / 'best'}: no checkpoint to evaluate")
-        restored = self._best.restore(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(_abstract(_learned(state))), progress=ocp.args.JsonRestore()
-            ),
-        )
-        _check(restored["model"], restored["progress"])
-        return step, restored["model"]["variables"]
+        folder = self._workdir / "best" / str(step)
+        try:
+            restored = self._best.restore(
+                step,
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardRestore(_learned(like)), progress=ocp.args.JsonRestore()
+                ),
+            )
+        except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
+            raise InputError(
+                f"{folder}: the best model cannot be read ({_reason(error)}); bring it back"
+            ) from error
+        if not _sound(restored["model"], restored["progress"]):
+            raise InputError(
+                f"{folder}: the arrays of the best model do not match their checksums; bring it back"
+            )
+        return restored["model"]["variables"]
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -104,29 +123,32 @@ class Checkpoints:
         self._latest.close()
         self._best.close()
 
-    def _restore(self, step: int, state: TrainState) -> Any:
-        restored = self._latest.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_abstract(state)),
-                batches=ocp.args.JsonRestore(),
-                progress=ocp.args.JsonRestore(),
-            ),
-        )
-        _check(restored["state"], restored["progress"])
-        return restored
+    def _restore(self, step: int, like: TrainState) -> tuple[Any, str]:
+        """(everything saved at `step`, '') or (None, what is wrong with it)."""
+        try:
+            restored = self._latest.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(like),
+                    batches=ocp.args.JsonRestore(),
+                    progress=ocp.args.JsonRestore(),
+                ),
+            )
+        except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
+            return None, _reason(error)
+        return restored, ""
 
-    def _set_aside(self, step: int, damage: Exception | str) -> None:
-        source, target = self._workdir / "checkpoints" / str(step), self._workdir / "damaged" / str(step)
-        reason = str(damage).splitlines()[0][:200] if str(damage) else type(damage).__name__
-        logging.error(
-            "checkpoint %s is damaged (%s); moved to %s, trying the one before", source, reason, target
-        )
-        if is_first() and source.exists():
-            target.parent.mkdir(exist_ok=True)
-            source.rename(target)
-        wait_for_all(f"checkpoint {step} is set aside")
-        self._latest.reload()
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        for step, damage in damaged.items():
+            source, target = self._workdir / "checkpoints" / str(step), self._workdir / "damaged" / str(step)
+            logging.error("checkpoint %s is damaged (%s); moved to %s, continuing from the one before",
+                          source, damage, target)  # fmt: skip
+            if is_first() and source.exists():
+                target.parent.mkdir(exist_ok=True)
+                source.rename(target if not target.exists() else target.with_suffix(f".{time.time_ns()}"))
+        if damaged:
+            wait_for_all("damaged checkpoints are set aside")
+            self._latest.reload()
 
 
 def _learned(state: TrainState) -> dict[str, Any]:
@@ -147,13 +169,12 @@ def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
     return [one(leaf) for leaf in leaves]
 
 
-def _check(tree: Any, progress: dict[str, Any]) -> None:
-    if checksums(tree) != progress["checksums"]:
-        raise ValueError("the arrays do not match their checksums")
+def _sound(tree: Any, progress: dict[str, Any]) -> bool:
+    return checksums(tree) == progress["checksums"]
 
 
-def _abstract(tree: Any) -> Any:
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:

@@ -156,7 +156,24 @@ def validate(config: Any) -> None:
         raise InputError(
             "config.data.path is empty: name the folder of your captions, --config.data.path=FOLDER"
         )
+    for key in ("optim.lr", "optim.eps", "optim.weight_decay", "optim.clip_norm", "schedule.min_lr",
+                "schedule.warmup_epochs", "schedule.warmup_lr", "data.workers", "seed"):  # fmt: skip
+        if values[key] < 0:
+            raise InputError(f"config.{key}={values[key]} must not be negative")
+    if config.schedule.warmup_epochs >= config.schedule.epochs:
+        raise InputError("config.schedule.warmup_epochs must be smaller than schedule.epochs")
+    _check_temperatures(values)
     _check_loss(config)
+    _check_teachers(config)
+
+
+def _check_temperatures(values: dict[str, Any]) -> None:
+    for key, low in values.items():
+        bounded = key.removesuffix(".min")
+        if bounded != key and not 0 < low <= values[f"{bounded}.max"]:
+            raise InputError(
+                f"config.{bounded}: bounds {low} to {values[f'{bounded}.max']}; need 0 < min <= max"
+            )
 
 
 def _check_keys(values: dict[str, Any]) -> None:
@@ -179,8 +196,9 @@ def _check_loss(config: Any) -> None:
             f"config.batch_size={config.batch_size} is not a multiple of loss.local_batch={loss.local_batch}; "
             "change either, or set loss.negatives='global'"
         )
-    if config.schedule.warmup_epochs >= config.schedule.epochs:
-        raise InputError("config.schedule.warmup_epochs must be smaller than schedule.epochs")
+
+
+def _check_teachers(config: Any) -> None:
     given = [side for side in ("image", "text") if config.teacher[side]]
     if len(given) == 1 or (needs_teachers(config) and not given):
         missing = " and ".join(f"config.teacher.{side}" for side in ("image", "text") if side not in given)

@@ -1,6 +1,8 @@
 """From a configuration to the parts of a run: data, student, teachers, recipe, starting state."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from cusa_jax.config import needs_teachers
 from cusa_jax.data import world
 from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.splits import Split, check_disjoint, load_split
+from cusa_jax.data.tokenize import VOCAB_SIZE
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
 from cusa_jax.models.dual_encoder import DualEncoder, init_variables
@@ -27,14 +30,16 @@ from cusa_jax.weights.openai import clip_variables
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything the training loop runs on. Parameters are on the mesh already.
+    """Everything the training loop runs on. The teachers' parameters are on the mesh already.
 
+    abstract_state: shapes, dtypes and shardings of `initial_state()`, which a resumed run need not make.
     batches yields this process's rows; teacher_params is None without teachers.
     """
 
     mesh: Mesh
     recipe: Recipe
-    state: TrainState
+    abstract_state: TrainState
+    initial_state: Callable[[], TrainState]
     teacher_params: Params
     batches: grain.DatasetIterator
     splits: dict[str, Split]
@@ -79,10 +84,12 @@ def build(config: Any) -> Experiment:
         teachers=teachers,
         control=config.teacher.control,
     )
+    fresh_state = functools.partial(init_state, recipe, jax.device_get(variables))
     return Experiment(
         mesh=mesh,
         recipe=recipe,
-        state=sharding.put_params(init_state(recipe, variables), mesh),
+        abstract_state=sharding.abstract_params(jax.eval_shape(fresh_state), mesh),
+        initial_state=lambda: sharding.put_params(fresh_state(), mesh),
         teacher_params=teachers
         and sharding.put_params({"image": teachers.image.params, "text": teachers.text.params}, mesh),
         batches=_batches(config, train, teachers, model.clip.image_size),
@@ -99,6 +106,11 @@ def build_model(config: Any) -> tuple[DualEncoder, Params]:
         found, tensors = read_clip(config.init_from)
         _check_sizes(config, clip, found)
         clip = found
+        if clip.vocab_size != VOCAB_SIZE:
+            raise InputError(
+                f"{config.init_from}: its vocabulary has {clip.vocab_size} tokens, CLIP's has {VOCAB_SIZE}; "
+                "only models with CLIP's tokenizer can be trained"
+            )
     if clip is None:
         raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
     model = DualEncoder(

@@ -102,6 +102,7 @@ def align(
     `reduction` matters to the cross-entropy alone: 'mean' divides it by the row length; KL always sums a row.
     """
     _check("divergence", divergence, Divergence)
+    _check("reduction", reduction, Reduction)
     log_q, log_p = _log_softmax(teacher, teacher_tau), _log_softmax(similarity, tau)
     if divergence == "kl":
         return (jnp.exp(log_q) * (log_q - log_p)).sum(axis=-1).mean()

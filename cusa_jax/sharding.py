@@ -3,6 +3,7 @@
 `jit` with NamedSharding does the rest, on one device, several, or several hosts.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,12 +15,15 @@ from jax.sharding import PartitionSpec as P
 from cusa_jax.errors import InputError
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-    """Mesh ('data', 'fsdp') over all devices. Axes are Auto: transformers' Flax models fail on Explicit ones."""
-    devices = jax.device_count()
-    if devices % fsdp:
-        raise InputError(f"sharding.fsdp={fsdp} does not divide the {devices} devices")
-    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Mesh ('data', 'fsdp') over all devices, or over some.
+
+    Axes are Auto: transformers' Flax models fail on Explicit ones. Raises InputError where fsdp does not divide.
+    """
+    count = len(devices or jax.devices())
+    if count % fsdp:
+        raise InputError(f"config.sharding.fsdp={fsdp} does not divide the {count} devices")
+    return jax.make_mesh((count // fsdp, fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -39,6 +43,15 @@ def param_shardings(params: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, P(*spec))
 
     return jax.tree.map(one, params)
+
+
+def abstract_params(shapes: Any, mesh: Mesh) -> Any:
+    """ShapeDtypeStructs that say where `put_params` would put arrays of these shapes."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        param_shardings(shapes, mesh),
+    )
 
 
 def put_params(params: Any, mesh: Mesh) -> Any:

@@ -63,6 +63,7 @@ def train_step(
         "loss": total,
         **{f"loss_{name}": value for name, value in terms.items()},
         "gradient_norm": optax.tree.norm(gradients),
+        "update_norm": optax.tree.norm(updates),
         **{f"tau_{name}": tau for name, tau in taus.items()},
     }
     params = optax.apply_updates(params, updates)

@@ -18,31 +18,37 @@ from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.experiment import build
 from cusa_jax.runlog import RunLog
 from cusa_jax.step import train_step
-from cusa_jax.workdir import RESULTS, claim, write_json
+from cusa_jax.workdir import RESULTS, check_owner, claim, read_json, write_json
 
 
 def train(config: Any, workdir: Path) -> dict[str, float] | None:
     """Runs or continues the training that `config` describes, in `workdir`.
 
-    Returns the test metrics of the model that validated best, which results.json holds too; None where SIGTERM
-    or SIGINT asked to stop: everything was saved, and the same call continues.
-    Raises InputError for bad input, Diverged where a loss or gradient is not finite.
+    Returns the test metrics of the model that validated best, which results.json holds too (a finished run is not
+    evaluated again); None where SIGTERM or SIGINT asked to stop: everything was saved, and the same call continues.
+    Raises InputError for bad input, Diverged where a loss, gradient or update is not finite.
     """
     validate(config)
-    claim(workdir, config)
+    check_owner(workdir, config)
+    if (workdir / RESULTS).exists():
+        if is_first():
+            print(f"finished: {workdir / RESULTS} holds the results", flush=True)
+        return read_json(workdir / RESULTS)["test"]
     run = build(config)
+    claim(workdir, config)
     total_steps = config.schedule.epochs * run.steps_per_epoch
     step_function = jax.jit(functools.partial(train_step, recipe=run.recipe), donate_argnums=0)
     evaluate = Evaluator(run.recipe.model, run.mesh, config)
 
     with (
         contextlib.closing(Checkpoints(workdir, config.to_dict(), config.checkpoint.keep)) as checkpoints,
+        contextlib.closing(run.batches) as batches,
         stop_requests() as stop_requested,
     ):
-        batches = iter(run.batches)
-        state, best = run.state, {"r_mean": -1.0, "step": 0}
-        if (restored := checkpoints.restore(state, batches)) is not None:
+        if (restored := checkpoints.restore(run.abstract_state, batches)) is not None:
             state, best = restored[0], restored[1]["best"]
+        else:
+            state, best = run.initial_state(), {"r_mean": -1.0, "step": 0}
         step = int(state.step)
         if step and is_first():
             print(f"continuing from step {step}", flush=True)
@@ -81,11 +87,12 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
             if step < total_steps:
                 logging.warning("stopped at step %d, saved; the same command continues", step)
                 return None
-            best_step, variables = checkpoints.restore_best(state)
+            variables = checkpoints.restore_best(best["step"], run.abstract_state)
             metrics = evaluate(variables, run.splits["test"])
-            log.evaluated(best_step, "test", metrics)
-    if is_first():
-        write_json(workdir / RESULTS, {"best_step": best_step, "val_r_mean": best["r_mean"], "test": metrics})
+            if is_first():
+                results = {"best_step": best["step"], "val_r_mean": best["r_mean"], "test": metrics}
+                write_json(workdir / RESULTS, results)
+            log.evaluated(best["step"], "test", metrics)
     return metrics
 
 
@@ -99,6 +106,6 @@ def _check_finite(unchecked: list[dict[str, jax.Array]], step: int, workdir: Pat
             name = next((name for name in bad if name.startswith("loss_")), bad[0])
             raise Diverged(
                 f"step {when}: {name} is {metrics[name]}; training stopped, the last good checkpoint is in "
-                f"{workdir / 'checkpoints'}. Lower config.optim.lr, or set config.optim.clip_norm"
+                f"{workdir / 'checkpoints'}. Lower config.optim.lr or set config.optim.clip_norm, in another --workdir"
             )
     return values[-1]

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cusa_jax.config import flat
+from cusa_jax.config import default_config, flat
 from cusa_jax.distributed import is_first, wait_for_all
 from cusa_jax.errors import InputError
 
@@ -16,12 +16,15 @@ RESULTS = "results.json"
 FREE_KEYS = ("data.workers", "checkpoint.every_steps", "checkpoint.keep", "sharding.fsdp")
 
 
-def claim(workdir: Path, config: Any) -> None:
-    """Makes `workdir` this configuration's. Raises InputError naming the keys where it is another's already."""
+def check_owner(workdir: Path, config: Any) -> None:
+    """Raises InputError naming the keys where `workdir` is another configuration's already.
+
+    Keys that did not exist yet when the run began have their defaults.
+    """
     path = workdir / CONFIG
     ours = flat(json.loads(config.to_json()))
     if path.exists():
-        theirs = flat(read_json(path))
+        theirs = flat(json.loads(default_config().to_json())) | flat(read_json(path))
         differing = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
         told = [
             f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}" for key in differing if key not in FREE_KEYS
@@ -31,11 +34,15 @@ def claim(workdir: Path, config: Any) -> None:
                 f"{workdir} belongs to another configuration ({'; '.join(told[:4])}"
                 f"{'; …' if len(told) > 4 else ''}); choose another --workdir, or delete it to start over"
             )
+
+
+def claim(workdir: Path, config: Any) -> None:
+    """Makes `workdir` this configuration's. Raises InputError where it cannot be written to."""
     wait_for_all("every process has compared configurations")
     if is_first():
         try:
             workdir.mkdir(parents=True, exist_ok=True)
-            write_json(path, json.loads(config.to_json()))
+            write_json(workdir / CONFIG, json.loads(config.to_json()))
         except OSError as error:
             raise InputError(f"--workdir={workdir}: {error.strerror}") from error
 

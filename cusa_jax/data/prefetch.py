@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,8 @@ OnBadImage = Literal["error", "skip"]
 
 def threads_per_worker(workers: int) -> int:
     """Decoding threads that keep all cores busy, with `workers` processes or (0) in this one."""
-    return max(1, len(os.sched_getaffinity(0)) // max(1, workers))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // max(1, workers))
 
 
 def prefetched(load: Callable[[int], T], steps: range, workers: int) -> grain.DatasetIterator[T]:
@@ -53,7 +55,8 @@ def decode_all(
 
 
 def _exit_with_parent(worker: int, workers: int) -> None:
-    """A loader process would outlive a trainer that is killed, and hold its pipes open."""
+    """A loader process would outlive a trainer that is killed, and hold its pipes open. Ctrl-C is the trainer's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     del worker, workers
     parent = multiprocessing.parent_process()
     assert parent is not None

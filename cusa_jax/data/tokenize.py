@@ -14,14 +14,17 @@ from tokenizers import Regex, models, pre_tokenizers
 
 CONTEXT_LENGTH = 77
 LENGTH_BUCKETS = (16, 24, 32, 48, 64, 77)
-_MERGES = 49152 - 256 - 2  # the table is longer; CLIP's vocabulary stops here
+VOCAB_SIZE = 49408
+_MERGES = (
+    VOCAB_SIZE - 2 * 256 - 2
+)  # bytes, bytes at a word's end, two special tokens; the table itself is longer
 _WORD = r"(?i)<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 class ClipTokenizer:
     """Texts to token ids: ftfy, HTML unescaping and lower-casing, then byte-level BPE.
 
-    sot, eot: ids of the start- and end-of-text tokens, the last two of the 49408 (`vocab_size`).
+    sot, eot: ids of the start- and end-of-text tokens, the last two of the vocabulary.
     """
 
     def __init__(self) -> None:
