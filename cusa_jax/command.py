@@ -39,6 +39,8 @@ def errors_in_one_line() -> Iterator[None]:
         _fail(2, str(error))
     except Diverged as error:
         _fail(1, str(error))
+    except KeyboardInterrupt:
+        _fail(130, "interrupted; what was saved last is in the checkpoints, the same command continues")
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ configs/vitb32/*/cusa.yaml), and change what differs.
 """
 
 import difflib
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -33,6 +34,10 @@ CHOICES = {
     "teacher.control": ("none", "shuffled", "uniform"),
     "schedule.every": ("epoch", "step"),
 }
+AT_LEAST = {  # all other numbers may be 0; with a batch of 1 nothing is compared
+    "batch_size": 2, "loss.local_batch": 2, "teacher.max_length": 3, "schedule.epochs": 1, "eval.batch_size": 1,
+    "checkpoint.every_steps": 1, "checkpoint.keep": 1, "log.every_steps": 1, "sharding.fsdp": 1,
+}  # fmt: skip
 
 
 def _sides(tau: float, low: float, high: float, **options: Any) -> ConfigDict:
@@ -101,6 +106,7 @@ def with_argument(config: ConfigDict, argument: str | None) -> ConfigDict:
 
     Errors: InputError for a key other than model and loss, or a value that does not exist.
     """
+    seen: set[str] = set()
     for item in filter(None, (argument or "").split(",")):
         key, _, value = item.partition("=")
         allowed = {"model": CHOICES["model.name"], "loss": tuple(LOSSES)}
@@ -110,6 +116,9 @@ def with_argument(config: ConfigDict, argument: str | None) -> ConfigDict:
             raise InputError(
                 f"--config: {key}='{value}' is none of {', '.join(allowed[key])}{nearest(value, allowed[key])}"
             )
+        if key in seen:
+            raise InputError(f"--config: '{key}=' is given twice after ':'")
+        seen.add(key)
         if key == "model":
             config.model.name = value
         else:
@@ -144,36 +153,45 @@ def validate(config: Any) -> None:
     """Raises InputError for the first value or combination that cannot be meant."""
     values = flat(config)
     _check_keys(values)
+    _check_numbers(values)
     for key, choices in CHOICES.items():
         if values[key] not in choices:
             hint = nearest(str(values[key]), choices)
             raise InputError(f"config.{key}='{values[key]}' is none of {', '.join(choices)}{hint}")
-    for key in ("batch_size", "schedule.epochs", "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep",
-                "log.every_steps", "loss.local_batch", "teacher.max_length", "sharding.fsdp"):  # fmt: skip
-        if values[key] < 1:
-            raise InputError(f"config.{key}={values[key]} must be at least 1")
     if not config.data.path:
         raise InputError(
             "config.data.path is empty: name the folder of your captions, --config.data.path=FOLDER"
         )
-    for key in ("optim.lr", "optim.eps", "optim.weight_decay", "optim.clip_norm", "schedule.min_lr",
-                "schedule.warmup_epochs", "schedule.warmup_lr", "data.workers", "seed"):  # fmt: skip
-        if values[key] < 0:
-            raise InputError(f"config.{key}={values[key]} must not be negative")
     if config.schedule.warmup_epochs >= config.schedule.epochs:
         raise InputError("config.schedule.warmup_epochs must be smaller than schedule.epochs")
-    _check_temperatures(values)
+    if config.schedule.min_lr > config.optim.lr:
+        raise InputError(
+            f"config.schedule.min_lr={config.schedule.min_lr} exceeds optim.lr={config.optim.lr}"
+        )
     _check_loss(config)
     _check_teachers(config)
 
 
-def _check_temperatures(values: dict[str, Any]) -> None:
-    for key, low in values.items():
-        bounded = key.removesuffix(".min")
-        if bounded != key and not 0 < low <= values[f"{bounded}.max"]:
-            raise InputError(
-                f"config.{bounded}: bounds {low} to {values[f'{bounded}.max']}; need 0 < min <= max"
-            )
+def _check_numbers(values: dict[str, Any]) -> None:
+    """Every number in the range that its key has: at least 0, unless told otherwise; a temperature's > 0."""
+    for key, default in flat(default_config()).items():
+        value = values[key]
+        if isinstance(value, bool) != isinstance(default, bool) or not isinstance(
+            value, (int, float) if isinstance(default, float) else type(default)
+        ):
+            raise InputError(f"config.{key}={value!r} must be {type(default).__name__}, such as {default!r}")
+        if isinstance(default, bool | str):
+            continue
+        low = AT_LEAST.get(key, 0)
+        if not low <= value < math.inf or (key == "seed" and value >= 2**32):
+            raise InputError(f"config.{key}={value} must be at least {low}, and finite")
+        if key in ("optim.b1", "optim.b2") and value >= 1:
+            raise InputError(f"config.{key}={value} must be below 1")
+        bounded, _, bound = key.rpartition(".")
+        if bound in ("init", "min") and not value > 0:
+            raise InputError(f"config.{key}={value}: a temperature must be above 0")
+        if bound == "min" and value > values[f"{bounded}.max"]:
+            raise InputError(f"config.{bounded}: min {value} exceeds max {values[f'{bounded}.max']}")
 
 
 def _check_keys(values: dict[str, Any]) -> None:

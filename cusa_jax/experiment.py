@@ -43,6 +43,7 @@ class Experiment:
     teacher_params: Params
     batches: grain.DatasetIterator
     splits: dict[str, Split]
+    data_fingerprint: int
     steps_per_epoch: int
     learning_rates: Any
 
@@ -94,6 +95,7 @@ def build(config: Any) -> Experiment:
         and sharding.put_params({"image": teachers.image.params, "text": teachers.text.params}, mesh),
         batches=_batches(config, train, teachers, model.clip.image_size),
         splits=splits,
+        data_fingerprint=train.table.fingerprint(),
         steps_per_epoch=steps_per_epoch,
         learning_rates=learning_rates,
     )
@@ -143,8 +145,20 @@ def _teachers(config: Any, train: Split) -> Teachers | None:
     """Both teachers, or None where the configuration names none."""
     if not config.teacher.image:
         return None
-    if not needs_teachers(config):
-        print("CSA and USA have weight 0: the teachers only measure them", flush=True)
+    if needs_teachers(config):
+        return _load_teachers(config, train)
+    try:
+        teachers = _load_teachers(config, train)
+    except InputError as error:
+        raise InputError(
+            f"{error}. CSA and USA have weight 0 here, so that teachers only measure them: "
+            "--config.teacher.image= --config.teacher.text= leaves them out"
+        ) from error
+    print("CSA and USA have weight 0: the teachers only measure them", flush=True)
+    return teachers
+
+
+def _load_teachers(config: Any, train: Split) -> Teachers:
     return Teachers(
         image=load_image_teacher(
             config.teacher.image, image_ids=train.table.image_ids, dtype=config.teacher.dtype

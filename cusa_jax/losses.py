@@ -33,6 +33,10 @@ def contrastive(
     Returns a scalar: the mean of the image-to-text and text-to-image losses.
     """
     batch = image_text.shape[-1]
+    if ids is not None and ids.shape != image_text.shape[:-1]:
+        raise InputError(
+            f"ids of shape {ids.shape} for similarities of {image_text.shape}: need {image_text.shape[:-1]}"
+        )
     positive = jnp.eye(batch) if ids is None else ids[..., :, None] == ids[..., None, :]
     positive = positive.astype(image_text.dtype)
     target = positive / positive.sum(axis=-1, keepdims=True)

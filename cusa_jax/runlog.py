@@ -3,10 +3,13 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
+import jax
 from tensorboardX import SummaryWriter
 
 from cusa_jax.distributed import is_first
+from cusa_jax.errors import InputError
 
 METRICS = "metrics.jsonl"
 HEADLINE = ("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "map_at_r")
@@ -26,6 +29,11 @@ class RunLog:
         if is_first():
             _keep_until(self._path, start)
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def start_clock(self, step: int, metrics: Any) -> None:
+        """Waits for the first step's metrics: what came before, compiling above all, is not in the rate."""
+        jax.block_until_ready(metrics)
+        self._last = (step, time.monotonic())
 
     def train(self, step: int, metrics: dict[str, float]) -> None:
         """Metrics of one step; the rate is measured since the last call. Prints the progress line."""
@@ -76,11 +84,19 @@ def read_metrics(workdir: Path, split: str) -> list[dict[str, float]]:
 
 
 def _keep_until(path: Path, step: int) -> None:
-    """Drops later lines, and a last line that a kill cut short."""
+    """Drops later lines, the validation of `step`, which is repeated, and a last line that a kill cut short."""
     kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
-            kept.append(line)
+    for number, line in enumerate(
+        path.read_text().splitlines(keepends=True) if path.exists() else [], start=1
+    ):
+        if not line.endswith("\n"):
+            continue
+        try:
+            metrics = json.loads(line)
+            if metrics["step"] < step or (metrics["step"] == step and metrics["split"] == "train"):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: line {number} is not a line of metrics; remove it") from error
     fresh = path.with_suffix(".tmp")
     fresh.write_text("".join(kept))
     fresh.replace(path)

@@ -65,14 +65,9 @@ def put_params(params: Any, mesh: Mesh) -> Any:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """This process's rows of every array -> global arrays, split over the mesh. Scalars are replicated."""
+    """This process's rows of every array -> global arrays, split over the mesh."""
     rows = batch_sharding(mesh)
-
-    def one(x: np.ndarray) -> jax.Array:
-        sharding = rows if np.ndim(x) else NamedSharding(mesh, P())
-        return jax.make_array_from_process_local_data(sharding, np.asarray(x))
-
-    return jax.tree.map(one, batch)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(rows, x), batch)
 
 
 def put_rows(rows: np.ndarray, mesh: Mesh) -> jax.Array:

@@ -66,6 +66,8 @@ def train_step(
         "update_norm": optax.tree.norm(updates),
         **{f"tau_{name}": tau for name, tau in taus.items()},
     }
+    if batch.replaced is not None:
+        metrics["rows_replaced"] = batch.replaced.sum()
     params = optax.apply_updates(params, updates)
     return TrainState(state.step + 1, params, model_state, opt_state), metrics
 

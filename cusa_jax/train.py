@@ -13,11 +13,12 @@ from cusa_jax import sharding
 from cusa_jax.checkpoint import Checkpoints
 from cusa_jax.config import validate
 from cusa_jax.distributed import is_first, stop_requests
-from cusa_jax.errors import Diverged
+from cusa_jax.errors import Diverged, InputError
 from cusa_jax.evaluation.retrieval import Evaluator
-from cusa_jax.experiment import build
+from cusa_jax.experiment import Experiment, build
 from cusa_jax.runlog import RunLog
 from cusa_jax.step import train_step
+from cusa_jax.types import TrainState
 from cusa_jax.workdir import RESULTS, check_owner, claim, read_json, write_json
 
 
@@ -36,7 +37,6 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
         return read_json(workdir / RESULTS)["test"]
     run = build(config)
     claim(workdir, config)
-    total_steps = config.schedule.epochs * run.steps_per_epoch
     step_function = jax.jit(functools.partial(train_step, recipe=run.recipe), donate_argnums=0)
     evaluate = Evaluator(run.recipe.model, run.mesh, config)
 
@@ -45,55 +45,83 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
         contextlib.closing(run.batches) as batches,
         stop_requests() as stop_requested,
     ):
-        if (restored := checkpoints.restore(run.abstract_state, batches)) is not None:
-            state, best = restored[0], restored[1]["best"]
-        else:
-            state, best = run.initial_state(), {"r_mean": -1.0, "step": 0}
-        step = int(state.step)
-        if step and is_first():
-            print(f"continuing from step {step}", flush=True)
-
+        state, progress = _resume_or_start(run, checkpoints, config.data.path)
+        step, last_step = int(state.step), config.schedule.epochs * run.steps_per_epoch
+        _announce(run, config, step, last_step)
         with contextlib.closing(
-            RunLog(workdir, total_steps, run.steps_per_epoch, config.batch_size, start=step)
+            RunLog(workdir, last_step, run.steps_per_epoch, config.batch_size, start=step)
         ) as log:
+
+            def select() -> None:
+                """Validates, and keeps the best model so far."""
+                metrics = evaluate(state.variables, run.splits["val"])
+                log.evaluated(step, "val", metrics)
+                if metrics["r_mean"] > progress["r_mean"]:
+                    progress.update(step=step, r_mean=metrics["r_mean"])
+                    checkpoints.save_best(step, state, metrics)
+
+            if step and step % run.steps_per_epoch == 0:
+                select()  # the checkpoint was written before it
             unchecked: list[dict[str, jax.Array]] = []  # metrics of the last steps, still on device
-            stop = False
-            while step < total_steps and not stop:
-                batch = next(batches)
-                if batch.skipped:
-                    logging.warning("step %d: %d unreadable images replaced", step + 1, batch.skipped)
-                rows = sharding.put_batch(batch.replace(skipped=None), run.mesh)
+            first, stop = step + 1, False
+            while step < last_step and not stop:
+                rows = sharding.put_batch(next(batches), run.mesh)
                 state, metrics = step_function(state, run.teacher_params, rows)
                 step += 1
                 unchecked.append(metrics)
+                if step == first:
+                    log.start_clock(step, metrics)
 
                 stop = stop_requested(step)
                 end_of_epoch = step % run.steps_per_epoch == 0
-                save = end_of_epoch or step % config.checkpoint.every_steps == 0 or stop
+                save = end_of_epoch or stop or step % config.checkpoint.every_steps == 0
                 if save or step % config.log.every_steps == 0:
                     latest = _check_finite(unchecked, step, workdir)
                     unchecked.clear()
                 if step % config.log.every_steps == 0:
                     log.train(step, latest | {"learning_rate": float(run.learning_rates[step - 1])})
-                if end_of_epoch:
-                    metrics = evaluate(state.variables, run.splits["val"])
-                    log.evaluated(step, "val", metrics)
-                    if metrics["r_mean"] > best["r_mean"]:
-                        best = {"r_mean": metrics["r_mean"], "step": step}
-                        checkpoints.save_best(step, state, metrics)
                 if save:
-                    checkpoints.save(state, batches, {"best": best})
-
-            if step < total_steps:
+                    checkpoints.save(state, batches, progress)
+                if end_of_epoch and not stop:
+                    select()
+            if stop:
                 logging.warning("stopped at step %d, saved; the same command continues", step)
                 return None
-            variables = checkpoints.restore_best(best["step"], run.abstract_state)
+            variables = checkpoints.restore_best(progress["step"], run.abstract_state)
             metrics = evaluate(variables, run.splits["test"])
             if is_first():
-                results = {"best_step": best["step"], "val_r_mean": best["r_mean"], "test": metrics}
+                results = {"best_step": progress["step"], "val_r_mean": progress["r_mean"], "test": metrics}
                 write_json(workdir / RESULTS, results)
-            log.evaluated(best["step"], "test", metrics)
-    return metrics
+            log.evaluated(progress["step"], "test", metrics)
+            return metrics
+
+
+def _resume_or_start(
+    run: Experiment, checkpoints: Checkpoints, data: str
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to train from, and the progress beside it: the best validation so far, and which data it saw."""
+    restored = checkpoints.restore(run.abstract_state, run.batches)
+    if restored is None:
+        return run.initial_state(), {"step": 0, "r_mean": -1.0, "data": run.data_fingerprint}
+    state, progress = restored
+    if progress["data"] != run.data_fingerprint:
+        raise InputError(
+            f"{data}: the training captions have changed since this run began; bring the old ones back, or choose "
+            "another --workdir"
+        )
+    return state, progress
+
+
+def _announce(run: Experiment, config: Any, step: int, last_step: int) -> None:
+    if is_first():
+        train = run.splits["train"]
+        print(
+            f"{len(train.captions)} captions of {len(train.table.image_ids)} images | {last_step} steps of "
+            f"{config.batch_size} pairs, {run.steps_per_epoch} an epoch | {run.mesh.size} devices",
+            f"continuing from step {step}" if step else "compiling the train step",
+            sep="\n",
+            flush=True,
+        )
 
 
 def _check_finite(unchecked: list[dict[str, jax.Array]], step: int, workdir: Path) -> dict[str, float]:

@@ -30,7 +30,7 @@ class Batch:
         place of them: the same, unless the teachers are shuffled.
     teacher_image: uint8 [B, H', W', 3] where the image teacher needs other pixels than `image`, else None.
     teacher_text: {'input_ids', 'attention_mask'}: int32 [B, L'] for a live text teacher, else None.
-    skipped: int32 [], rows of this batch replaced because their image was unreadable (`on_bad_image='skip'`).
+    replaced: bool [B], rows that stand in for one whose image was unreadable; None unless `on_bad_image='skip'`.
     """
 
     image: Array
@@ -41,7 +41,7 @@ class Batch:
     teacher_index_text: Array
     teacher_image: Array | None = None
     teacher_text: dict[str, Array] | None = None
-    skipped: Array | None = None
+    replaced: Array | None = None
 
 
 @struct.dataclass

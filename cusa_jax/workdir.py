@@ -13,7 +13,11 @@ CONFIG = "config.json"
 RESULTS = "results.json"
 
 # Keys that change how a run is carried out but not what it computes: they may differ when it is continued.
-FREE_KEYS = ("data.workers", "checkpoint.every_steps", "checkpoint.keep", "sharding.fsdp")
+# Data that were moved are recognised by what is in them (see train.py).
+FREE_KEYS = (
+    "data.path", "data.image_root", "data.on_bad_image", "data.workers", "eval.batch_size", "log.every_steps",
+    "checkpoint.every_steps", "checkpoint.keep", "sharding.fsdp",
+)  # fmt: skip
 
 
 def check_owner(workdir: Path, config: Any) -> None:
@@ -47,16 +51,25 @@ def claim(workdir: Path, config: Any) -> None:
             raise InputError(f"--workdir={workdir}: {error.strerror}") from error
 
 
-def read_json(path: Path) -> Any:
-    """Parsed JSON. Raises InputError naming the file."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises InputError naming the file."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({error})") from error
+        raise InputError(
+            f"{path}: not a readable JSON file ({error}); bring it back, or remove it"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds {type(value).__name__}, not an object; bring it back, or remove it")
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes whole or not at all."""
     fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(fresh, path)
+    try:
+        fresh.write_text(json.dumps(value, indent=2) + "\n")
+        os.replace(fresh, path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

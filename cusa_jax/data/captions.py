@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,11 @@ class CaptionTable:
     captions: list[str]
     caption_image: np.ndarray
     caption_ids: np.ndarray | None
+
+    def fingerprint(self) -> int:
+        """CRC-32 of ids, captions and their order; where the files lie does not matter."""
+        content = "\0".join((*self.image_ids, *self.captions)).encode() + self.caption_image.tobytes()
+        return zlib.crc32(content)
 
 
 class _Row(NamedTuple):
@@ -128,7 +134,7 @@ def _captions_file(path: Path, split: str) -> Path:
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
     except (ValueError, RecursionError) as error:  # also a UnicodeDecodeError
         raise InputError(f"{file}: not valid JSON ({error})") from error
     except OSError as error:
@@ -159,7 +165,8 @@ def _karpathy_rows(file: Path, data: dict[str, Any], split: str, root: Path) -> 
         if _field(file, where, image, "split", str) not in wanted:
             continue
         filename = _field(file, where, image, "filename", str)
-        path = _karpathy_path(root, image.get("filepath"), filename)
+        filepath = _field(file, where, image, "filepath", str) if "filepath" in image else ""
+        path = _karpathy_path(root, filepath, filename)
         image_id = str(image["cocoid"]) if "cocoid" in image else Path(filename).stem
         sentences = _field(file, where, image, "sentences", list)
         if not sentences:
@@ -169,9 +176,9 @@ def _karpathy_rows(file: Path, data: dict[str, Any], split: str, root: Path) -> 
             yield _Row(where, image_id, path, caption, _caption_id(file, where, sentence, "sentid"))
 
 
-def _karpathy_path(root: Path, filepath: str | None, filename: str) -> Path:
+def _karpathy_path(root: Path, filepath: str, filename: str) -> Path:
     """COCO's entries name their folder; Flickr30K's do not, and live in `flickr30k-images` or in the root."""
-    if filepath is not None:
+    if filepath:
         return root / filepath / filename
     flickr = root / "flickr30k-images" / filename
     return root / filename if not flickr.exists() and (root / filename).exists() else flickr
@@ -183,7 +190,7 @@ def _field(file: Path, where: str, row: Any, key: str, *types: type) -> Any:
     if key not in row:
         have = ", ".join(map(str, row)) or "nothing"
         raise InputError(f"{file}: {where}: key '{key}' is missing (the row has {have})")
-    if not isinstance(row[key], types):
+    if not isinstance(row[key], types) or isinstance(row[key], bool):
         expected = " or ".join(type_.__name__ for type_ in types)
         raise InputError(f"{file}: {where}: '{key}' must be {expected}, not {type(row[key]).__name__}")
     return row[key]
@@ -219,6 +226,12 @@ def _table(file: Path, split: str, rows: Iterable[_Row]) -> CaptionTable:
                     f"{file}: {row.where}: caption_id {row.caption_id} is already that of {first}"
                 )
             row_of_id[row.caption_id] = row.where
+        try:
+            row.caption.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{file}: {row.where}: the caption is not valid Unicode ({error.reason})"
+            ) from error
         captions.append(row.caption)
         caption_image.append(number)
     if not captions:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.typing import ArrayLike, DTypeLike
 from PIL import Image
 
@@ -19,6 +20,7 @@ from cusa_jax.errors import InputError
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Bitmaps only. Pillow would also take formats that it hands to other programs (EPS to Ghostscript).
+MAX_ELONGATION = 200
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
@@ -26,10 +28,16 @@ def open_image(path: str | Path) -> Image.Image:
     """Decode an image file to RGB. EXIF orientation is ignored, as the reference does.
 
     Raises:
-      InputError: the file is missing, truncated, too large to be honest, or not an image.
+      InputError: the file is missing, truncated, too large or too long for its width to be honest, or not an image.
     """
     try:
         with Image.open(path, formats=_FORMATS) as image:
+            if image.mode.startswith(("I", "F")):
+                logging.warning(
+                    "%s: brightness beyond 8 bits (mode %s) is clipped to 0..255", path, image.mode
+                )
+            if max(image.size) > MAX_ELONGATION * min(image.size):  # would be resized to millions of pixels
+                raise ValueError(f"{image.width}x{image.height} pixels")
             return image.convert("RGB")
     except FileNotFoundError as error:
         raise InputError(f"{path}: image not found; check data.path and data.image_root") from error

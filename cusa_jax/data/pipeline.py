@@ -228,7 +228,7 @@ class _BatchLoader:
             teacher_text={key: ids[teacher_rows, :teacher_width] for key, ids in self.teacher_text.items()}
             if self.teacher_text
             else None,
-            skipped=np.array(np.count_nonzero(kept != mine), np.int32),
+            replaced=kept != mine if self.on_bad_image == "skip" else None,
         )
         return batch, [str(error) for error in decoded.values() if isinstance(error, InputError)]
 

@@ -62,7 +62,11 @@ def read_features(path: str | Path, ids: Sequence[str]) -> np.ndarray:
     bad = []
     for row, id_ in zip(table, ids, strict=True):
         feature = stored[id_]
-        if feature.shape not in {(width,), (1, width)} or feature.dtype.kind != "f":
+        if feature.dtype.kind != "f":
+            raise InputError(
+                f"{path}: the feature of {id_!r} holds {feature.dtype}; it must be floating point"
+            )
+        if feature.shape not in {(width,), (1, width)}:
             raise InputError(
                 f"{path}: the feature of {id_!r} is {feature.dtype}{list(feature.shape)}, "
                 f"that of {ids[0]!r} has {width} numbers; all must be float [D] or [1, D] with one D"

@@ -51,15 +51,18 @@ def write(
     }
     if _is_written(folder, arguments):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder}: the embedded world cannot be written here ({error.strerror})") from error
     try:
         _write_draft(draft, arguments)
         draft.chmod(0o755)  # mkdtemp's is 0700
         draft.rename(folder)
-    except OSError:
+    except OSError as error:
         if not _is_written(folder, arguments):  # else another process was faster
-            raise
+            raise InputError(f"{folder}: the embedded world cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
