@@ -207,8 +207,8 @@ def _check_keys(values: dict[str, Any]) -> None:
 def _check_loss(config: Any) -> None:
     loss = config.loss
     weights = {term: loss[term].weight for term in ("contrastive", "csa", "usa")}
-    if min(weights.values()) < 0 or not any(weights.values()):
-        raise InputError(f"config.loss: weights {weights} must be >= 0 and at least one > 0")
+    if not any(weights.values()):
+        raise InputError(f"config.loss: of the weights {weights} at least one must be above 0")
     if loss.negatives == "local" and config.batch_size % loss.local_batch:
         raise InputError(
             f"config.batch_size={config.batch_size} is not a multiple of loss.local_batch={loss.local_batch}; "

@@ -120,7 +120,7 @@ def test_missing_ids_are_named_and_counted(tmp_path, suffix):
     [
         (np.ones(5, np.float32), r"'COCO_2\.jpg' is float32\[5\], that of 'COCO_0\.jpg' has 6 numbers"),
         (np.ones((2, 3), np.float32), r"'COCO_2\.jpg' is float32\[2, 3\]"),
-        (np.ones(6, np.int64), r"'COCO_2\.jpg' is int64\[6\]"),
+        (np.ones(6, np.int64), r"'COCO_2\.jpg' holds int64; it must be floating point"),
         (np.full(6, np.nan, np.float32), r"all zero or not finite for 'COCO_2\.jpg'"),
         (np.full(6, np.inf, np.float32), r"all zero or not finite for 'COCO_2\.jpg'"),
         (np.zeros(6, np.float32), r"all zero or not finite for 'COCO_2\.jpg'"),
