@@ -168,7 +168,7 @@ def flip_a_bit(content: bytearray) -> bytearray:
 
 def test_divergence_stops_and_names_step_and_term(tmp_path, data):
     done = run(
-        tmp_path / "nan", data, **{"optim.lr": 1e30, "optim.clip_norm": 0.0, "schedule.warmup_epochs": 0.0}
+        tmp_path / "nan", data, **{"optim.lr": 1e12, "optim.clip_norm": 0.0, "schedule.warmup_epochs": 0.0}
     )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: step 2: loss_contrastive is nan")
