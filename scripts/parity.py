@@ -24,9 +24,13 @@ TINY = {
     "tiny_resnet": ClipConfig(64, 64, 32, 8, 0, 128, 2, resnet_blocks=(1, 2, 1, 1)),
 }
 REFERENCE = flags.DEFINE_string("reference", None, "Checkout of the original repository.", required=True)
-YAML = flags.DEFINE_string("yaml", "configs/vitb32/flickr/cusa.yaml", "Its YAML, or your own; relative to the checkout.")
+YAML = flags.DEFINE_string(
+    "yaml", "configs/vitb32/flickr/cusa.yaml", "Its YAML, in the checkout, or your own."
+)
 MODEL = flags.DEFINE_enum("model", "tiny_vit", [*TINY, *PRESETS], "Sizes of random weights.")
-WEIGHTS = flags.DEFINE_string("weights", "", "Instead: OpenAI's CLIP .pt, or a .pth of the reference for the same YAML.")
+WEIGHTS = flags.DEFINE_string(
+    "weights", "", "Instead: a CLIP .pt of OpenAI, or the reference's .pth for the YAML."
+)
 X64 = flags.DEFINE_bool("x64", False, "Both sides in float64.")
 ROWS = flags.DEFINE_integer("rows", 16, "Pairs per batch.", lower_bound=2)
 STEPS = flags.DEFINE_integer("steps", 10, "Optimiser steps.", lower_bound=1)
@@ -67,8 +71,14 @@ def run(checkout: Path, yaml_file: Path) -> bool:
     rows = list(
         stages.compare(theirs, ours, checkout, rows=ROWS.value, steps=STEPS.value, images=IMAGES.value)
     )
-    about = {"yaml": str(yaml_file), "model": str(weights or MODEL.value), "dtype": "float64" if X64.value else "float32",
-             "reference_commit": commit(checkout), "jax": jax.__version__, "torch": original.torch.__version__}  # fmt: skip
+    about = {
+        "yaml": str(yaml_file),
+        "model": str(weights or MODEL.value),
+        "dtype": "float64" if X64.value else "float32",
+        "reference_commit": commit(checkout),
+        "jax": jax.__version__,
+        "torch": original.torch.__version__,
+    }
     print("\n" + ", ".join(f"{name} {value}" for name, value in about.items()) + "\n")
     print(table.markdown(rows))
     Path(JSON.value).write_text(json.dumps({**about, "rows": table.as_json(rows)}, indent=1))

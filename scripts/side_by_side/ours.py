@@ -1,8 +1,9 @@
 """This package on the weights and the YAML of the reference."""
 
+import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,9 @@ def config_of(raw: dict[str, Any]) -> ConfigDict:
     config = default_config()
     config.loss = reference.loss_config(raw["loss_config"])
     config.optim.update({key: float(raw["optimizer"][key]) for key in ("lr", "weight_decay")})
-    config.schedule.update({key: raw["schedular"][key] for key in ("epochs", "min_lr", "warmup_epochs", "warmup_lr")})
+    config.schedule.update(
+        {key: raw["schedular"][key] for key in ("epochs", "min_lr", "warmup_epochs", "warmup_lr")}
+    )
     return config
 
 
@@ -49,7 +52,7 @@ class Ours:
         x64: bool,
     ):
         self.config = config = config_of(raw)
-        self.dtype = np.float64 if x64 else np.float32
+        self.dtype = np.dtype(np.float64 if x64 else np.float32)
         model = DualEncoder(
             sizes,
             cross_heads=config.loss.contrastive.weight > 0 or config.loss.csa.weight > 0,
@@ -69,13 +72,19 @@ class Ours:
         specs = temperatures.temperatures(config.loss)
         one = Teacher("given", None, lambda features, rows: features[rows], "index")
         self.recipe = Recipe(
-            model, specs, optim.optimizer(config.optim, rates, specs), config.loss, teachers=Teachers(one, one)
+            model,
+            specs,
+            optim.optimizer(config.optim, rates, specs),
+            config.loss,
+            teachers=Teachers(one, one),
         )
         state = init_state(self.recipe, self._cast(variables))
-        for name in state.params["taus"]:  # one that only we have, because the reference would crash, starts by itself
+        for name in state.params[
+            "taus"
+        ]:  # one that only we have, because the reference would crash, starts by itself
             start = tensors.get(reference.TEMPERATURE_NAMES[name], np.float32(specs[name].init))
             state.params["taus"][name] = jnp.asarray(start, self.dtype)
-        self.state = state.replace(opt_state=self.recipe.optimizer.init(state.params))
+        self.state = dataclasses.replace(state, opt_state=self.recipe.optimizer.init(state.params))
 
     def _cast(self, tree: Params) -> Params:
         return jax.tree.map(lambda x: jnp.asarray(x, self.dtype), tree)
@@ -88,13 +97,13 @@ class Ours:
         """(outputs of the blocks by module path, features {'image', 'cross_image', …})."""
         model = self.recipe.model
 
-        def encode(variables: Params, pixels: jax.Array, tokens: jax.Array) -> tuple[dict, Embeddings, dict]:
+        def encode(variables: Params, pixels: jax.Array, tokens: jax.Array) -> tuple[dict, Embeddings]:
             embeddings, seen = model.apply(
                 variables, pixels, tokens, capture_intermediates=_is_captured, mutable=["intermediates"]
             )
             flat = traverse_util.flatten_dict(seen["intermediates"], sep="/")
             outputs = {name.removesuffix("/__call__"): out for name, (out,) in flat.items()}
-            return outputs, embeddings
+            return outputs, cast(Embeddings, embeddings)
 
         outputs, embeddings = jax.device_get(
             jax.jit(encode)(self.state.variables, self._cast(pixels), tokens)
@@ -117,8 +126,10 @@ class Ours:
         remember = optax.GradientTransformation(
             init=lambda params: params, update=lambda grads, *_: (jax.tree.map(jnp.zeros_like, grads), grads)
         )
-        recipe = Recipe(**{**vars(self.recipe), "optimizer": remember})
-        state, metrics = self._step(recipe)(self.state.replace(opt_state=None), *self._inputs(batch))
+        recipe = dataclasses.replace(self.recipe, optimizer=remember)
+        state, metrics = self._step(recipe)(
+            dataclasses.replace(self.state, opt_state=None), *self._inputs(batch)
+        )
         gradients = jax.device_get(state.opt_state)
         taus = {reference.TEMPERATURE_NAMES[name]: np.asarray(g) for name, g in gradients["taus"].items()}
         return self._terms(metrics), self.named({"params": gradients["model"]}) | taus
@@ -135,7 +146,9 @@ class Ours:
     def evaluate(self, folder: Path) -> dict[str, float]:
         mesh = sharding.make_mesh()
         self.config.eval.batch_size = 32
-        return Evaluator(self.recipe.model, mesh, self.config)(self.state.variables, load_split(str(folder), "test", image_root="", context_length=self.recipe.model.clip.context_length))
+        model = self.recipe.model
+        split = load_split(str(folder), "test", image_root="", context_length=model.clip.context_length)
+        return Evaluator(model, mesh, self.config)(self.state.variables, split)
 
     def _step(self, recipe: Recipe) -> Any:
         return jax.jit(functools.partial(train_step, recipe=recipe))
@@ -152,4 +165,6 @@ class Ours:
 
 def _is_captured(module: nn.Module, method: str) -> bool:
     """The blocks, and the towers themselves."""
-    return method == "__call__" and (isinstance(module, Block | Bottleneck) or module.name in ("image", "text"))
+    return method == "__call__" and (
+        isinstance(module, Block | Bottleneck) or module.name in ("image", "text")
+    )

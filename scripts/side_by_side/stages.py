@@ -10,16 +10,25 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from side_by_side.original import TERMS, Original
-from side_by_side.ours import Ours
-from side_by_side.table import TOLERANCES, Row, relative
 
 from cusa_jax.data.captions import clean_caption
 from cusa_jax.data.images import load_image, normalise
 from cusa_jax.data.tokenize import ClipTokenizer
+from side_by_side.original import TERMS, Original
+from side_by_side.ours import Ours
+from side_by_side.table import TOLERANCES, Row, relative
 
-ODD_CAPTIONS = ["CAFÉ - naïve; (dog's) 2/3!", "two  spaces\tand a tab", "&lt;b&gt; &amp;amp; #5", "日本語 🐕‍🦺 😀", "a_b <person>",
-                "it's you'll I'VE", "<|endoftext|> in the middle", "x" * 70, "1234567890 " * 5]  # fmt: skip
+ODD_CAPTIONS = [
+    "CAFÉ - naïve; (dog's) 2/3!",
+    "two  spaces\tand a tab",
+    "&lt;b&gt; &amp;amp; #5",
+    "日本語 🐕‍🦺 😀",
+    "a_b <person>",
+    "it's you'll I'VE",
+    "<|endoftext|> in the middle",
+    "x" * 70,
+    "1234567890 " * 9,
+]
 GROUPS = {
     "image tower": r"clip_model\.visual\.",
     "text tower": r"clip_model\.(?!visual\.)",
@@ -66,9 +75,11 @@ class Data:
         return TrainBatch(np.asarray(normalise(pixels)), tokens, index, soft)
 
 
-def compare(original: Original, ours: Ours, checkout: Path, *, rows: int, steps: int, images: int) -> Iterator[Row]:
+def compare(
+    original: Original, ours: Ours, checkout: Path, *, rows: int, steps: int, images: int
+) -> Iterator[Row]:
     """All rows of the table, in the order of the data's way."""
-    tolerance = TOLERANCES[np.dtype(ours.dtype).name]
+    tolerance = TOLERANCES[ours.dtype.name]
     train, test = Data.read(checkout, "train"), Data.read(checkout, "test")
     sizes = ours.recipe.model.clip
     batches = [train.batch(n, rows, sizes.image_size, sizes.context_length) for n in range(steps)]
@@ -95,7 +106,9 @@ def data_rows(original: Original, data: Data, size: int, images: int) -> Iterato
     yield Row("pixels", relative(normalise(ours), theirs), 1e-6, f"{len(paths)} photographs")
 
 
-def forward_rows(original: Original, ours: Ours, batch: TrainBatch, tolerance: dict[str, float]) -> Iterator[Row]:
+def forward_rows(
+    original: Original, ours: Ours, batch: TrainBatch, tolerance: dict[str, float]
+) -> Iterator[Row]:
     our_blocks, our_features = ours.encode(batch.pixels, batch.tokens)
     their_blocks, their_features = original.encode(batch.pixels, batch.tokens)
     for name, theirs in their_blocks.items():
@@ -106,7 +119,10 @@ def forward_rows(original: Original, ours: Ours, batch: TrainBatch, tolerance: d
         yield Row(f"{name} features", relative(our_features[name], theirs), tolerance["activation"])
     theirs = {name: original.tensor(x) for name, x in their_features.items()}
     image_text, _ = original.model.get_similarity(theirs["cross_image"], theirs["cross_text"])
-    matrices = image_text, *original.model.get_similarity(theirs["uni_image"], theirs["uni_text"], cross_modal=False)
+    matrices = (
+        image_text,
+        *original.model.get_similarity(theirs["uni_image"], theirs["uni_text"], cross_modal=False),
+    )
     for name, mine, matrix in zip(("image-text", "image-image", "text-text"), ours.similarities(our_features), matrices,
                                   strict=True):  # fmt: skip
         yield Row(f"{name} similarities", relative(mine, matrix), tolerance["activation"])
@@ -116,7 +132,9 @@ def forward_rows(original: Original, ours: Ours, batch: TrainBatch, tolerance: d
         yield Row(f"{side} soft labels", relative(mine, cos_sim(soft, soft)), tolerance["activation"])
 
 
-def gradient_rows(original: Original, ours: Ours, batch: TrainBatch, tolerance: dict[str, float]) -> Iterator[Row]:
+def gradient_rows(
+    original: Original, ours: Ours, batch: TrainBatch, tolerance: dict[str, float]
+) -> Iterator[Row]:
     their_terms, their_gradients = original.gradients(batch)
     our_terms, our_gradients = ours.gradients(batch)
     for name, mine, theirs in zip(TERMS, our_terms, their_terms, strict=True):
@@ -143,9 +161,13 @@ def training_rows(
         yield Row(f"training: {name}", error, tolerance["step"] / 10, told)
     start = {name: tensor.numpy() for name, tensor in original.start.items()}
     final = {name: tensor.numpy() for name, tensor in original.model.state_dict().items()}
-    theirs = {name: _tested(name, final[name] - start[name].astype(final[name].dtype), ours) for name in final}
+    theirs = {
+        name: _tested(name, final[name] - start[name].astype(final[name].dtype), ours) for name in final
+    }
     named = ours.named(state.variables)
-    moved = {name: _tested(name, tensor - start[name].astype(tensor.dtype), ours) for name, tensor in named.items()}
+    moved = {
+        name: _tested(name, tensor - start[name].astype(tensor.dtype), ours) for name, tensor in named.items()
+    }
     for group, names in _grouped({name: theirs[name] for name in moved}):
         yield Row(f"training: updates of {group}", _worst(moved, theirs, names), tolerance["update"], told)
 

@@ -39,10 +39,9 @@ def relative(ours: Any, theirs: Any) -> float:
 
 def markdown(rows: list[Row]) -> str:
     lines = ["| stage | compared | worst relative error | tolerance | verdict |", "|---|---|---:|---:|---|"]
-    lines += [
-        f"| {row.stage} | {row.compared} | {row.error:.1e} | {row.tolerance:.0e} | {'pass' if row.passed else '**FAIL**'} |"
-        for row in rows
-    ]
+    for row in rows:
+        verdict = "pass" if row.passed else "**FAIL**"
+        lines.append(f"| {row.stage} | {row.compared} | {row.error:.1e} | {row.tolerance:.0e} | {verdict} |")
     return "\n".join(lines)
 
 
