@@ -156,10 +156,12 @@ def training_rows(
         if their_terms[:, column].any():
             yield Row(f"training: {name} loss", relative(our_terms[:, column], their_terms[:, column]),
                       tolerance["step"], told)  # fmt: skip
-    for name in their_taus[0]:
-        error = relative([taus[name] for taus in our_taus], [taus[name] for taus in their_taus])
-        yield Row(f"training: {name}", error, tolerance["step"] / 10, told)
     start = {name: tensor.numpy() for name, tensor in original.start.items()}
+    for name in their_taus[0]:
+        mine, theirs = (
+            np.asarray([taus[name] for taus in side]) - start[name] for side in (our_taus, their_taus)
+        )
+        yield Row(f"training: moves of {name}", relative(mine, theirs), tolerance["update"], told)
     final = {name: tensor.numpy() for name, tensor in original.model.state_dict().items()}
     theirs = {
         name: _tested(name, final[name] - start[name].astype(final[name].dtype), ours) for name in final
