@@ -1,10 +1,10 @@
-# make demo | make test | make lint: each sets up .venv first. PYTHON picks the interpreter (3.11 or 3.12).
+# make demo | make test | make lint | make parity REFERENCE=CHECKOUT: each sets up .venv first. PYTHON picks the interpreter (3.11 or 3.12).
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint
+.PHONY: demo test lint parity
 
 demo: $(READY)
 	$(RUN) scripts/train.py --config=configs/demo.py:loss=contrastive --workdir=runs/demo/contrastive
@@ -18,6 +18,11 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+parity: $(READY) requirements-parity.txt
+	@test -n "$(REFERENCE)" || { echo "error: make parity REFERENCE=path/to/a/clone/of/lerogo/aaai24_itr_cusa"; exit 1; }
+	$(RUN) -m pip install --quiet -r requirements-parity.txt
+	$(RUN) scripts/parity.py --reference=$(REFERENCE)
 
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }

@@ -80,7 +80,7 @@ def trained(run: str, dtype: str, devices: int = 1, fsdp: int = 1, rows: int = 8
         # Not init_state's float32 start: the reference's float64 runs start at 0.45, not at its float32 neighbour.
         taus = {name: jnp.asarray(t.init, golden.DTYPES[dtype]) for name, t in rules.temperatures.items()}
         params = {"model": golden.tiny_model(dtype)[1], "taus": taus}
-        state = TrainState(jnp.zeros((), jnp.int32), params, rules.optimizer.init(params))
+        state = TrainState(jnp.zeros((), jnp.int32), params, {}, rules.optimizer.init(params))
         state = sharding.put_params(state, mesh)
         step = golden.jit(functools.partial(train_step, recipe=rules), donate_argnums=0)
         metrics, taus = [], []

@@ -1,0 +1,170 @@
+"""This package on the weights and the YAML of the reference."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from cusa_jax import optim, sharding, similarity, temperatures
+from cusa_jax.config import default_config
+from cusa_jax.data.splits import load_split
+from cusa_jax.evaluation.retrieval import Evaluator
+from cusa_jax.models.clip import ClipConfig
+from cusa_jax.models.dual_encoder import DualEncoder, init_variables
+from cusa_jax.models.layers import Block
+from cusa_jax.models.resnet import Bottleneck
+from cusa_jax.step import Recipe, init_state, train_step
+from cusa_jax.types import Batch, Embeddings, Params, Teacher, Teachers, TrainState
+from cusa_jax.weights import openai, reference
+from cusa_jax.weights.torch_layout import from_torch, to_torch
+
+HEADS = tuple(f"{kind}_{side}" for kind in ("cross", "uni") for side in ("image", "text"))
+
+
+def config_of(raw: dict[str, Any]) -> ConfigDict:
+    """Our configuration of the reference's YAML, parsed."""
+    config = default_config()
+    config.loss = reference.loss_config(raw["loss_config"])
+    config.optim.update({key: float(raw["optimizer"][key]) for key in ("lr", "weight_decay")})
+    config.schedule.update(
+        {key: raw["schedular"][key] for key in ("epochs", "min_lr", "warmup_epochs", "warmup_lr")}
+    )
+    return config
+
+
+class Ours:
+    """Model, recipe and start state. tensors: the reference's state dict."""
+
+    def __init__(
+        self,
+        raw: dict[str, Any],
+        sizes: ClipConfig,
+        tensors: dict[str, np.ndarray],
+        steps_per_epoch: int,
+        x64: bool,
+    ):
+        self.config = config = config_of(raw)
+        self.dtype = np.dtype(np.float64 if x64 else np.float32)
+        model = DualEncoder(
+            sizes,
+            cross_heads=config.loss.contrastive.weight > 0 or config.loss.csa.weight > 0,
+            uni_heads=config.loss.usa.weight > 0,
+            dtype=self.dtype,
+        )
+        heads = {f"params/{name}/ln": f"ln_{name}_projection" for name in HEADS}
+        heads |= {f"params/{name}/linear": f"{name}_projection" for name in HEADS}
+        self.table = openai.variables_table(sizes, prefix="clip_model.") | heads
+        template = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
+        ignored = {f"clip_model\\.({rule})": why for rule, why in openai.IGNORED.items()}
+        ignored[r"\w*tau\w*"] = "the temperatures, read below"
+        variables = from_torch(tensors, template, self.table, ignored=ignored, where="the reference's model")
+
+        rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
+        self.learning_rates = rates[::steps_per_epoch]
+        specs = temperatures.temperatures(config.loss)
+        one = Teacher("given", None, lambda features, rows: features[rows], "index")
+        self.recipe = Recipe(
+            model,
+            specs,
+            optim.optimizer(config.optim, rates, specs),
+            config.loss,
+            teachers=Teachers(one, one),
+        )
+        state = init_state(self.recipe, self._cast(variables))
+        for name in state.params[
+            "taus"
+        ]:  # one that only we have, because the reference would crash, starts by itself
+            start = tensors.get(reference.TEMPERATURE_NAMES[name], np.float32(specs[name].init))
+            state.params["taus"][name] = jnp.asarray(start, self.dtype)
+        self.state = dataclasses.replace(state, opt_state=self.recipe.optimizer.init(state.params))
+
+    def _cast(self, tree: Params) -> Params:
+        return jax.tree.map(lambda x: jnp.asarray(x, self.dtype), tree)
+
+    def named(self, variables: Params) -> dict[str, np.ndarray]:
+        """A tree shaped like the variables -> the reference's names and layouts."""
+        return to_torch(jax.device_get(variables), self.table)
+
+    def encode(self, pixels: np.ndarray, tokens: np.ndarray) -> tuple[dict, dict]:
+        """(outputs of the blocks by module path, features {'image', 'cross_image', …})."""
+        model = self.recipe.model
+
+        def encode(variables: Params, pixels: jax.Array, tokens: jax.Array) -> tuple[dict, Embeddings]:
+            embeddings, seen = model.apply(
+                variables, pixels, tokens, capture_intermediates=_is_captured, mutable=["intermediates"]
+            )
+            flat = traverse_util.flatten_dict(seen["intermediates"], sep="/")
+            outputs = {name.removesuffix("/__call__"): out for name, (out,) in flat.items()}
+            return outputs, cast(Embeddings, embeddings)
+
+        outputs, embeddings = jax.device_get(
+            jax.jit(encode)(self.state.variables, self._cast(pixels), tokens)
+        )
+        features = {name: getattr(embeddings, name) for name in HEADS}
+        features |= {side: outputs.pop(side) for side in ("image", "text")}
+        return outputs, features
+
+    def similarities(self, features: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """(image-text, image-image, text-text) of the heads' features."""
+        s = similarity.student(Embeddings(*(jnp.asarray(features[name]) for name in HEADS)))
+        return tuple(np.asarray(x) for x in (s.image_text, s.image_image, s.text_text))
+
+    def soft_labels(self, soft: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        labels = similarity.teacher(*(self._cast(soft[side]) for side in ("image", "text")))
+        return np.asarray(labels.image), np.asarray(labels.text)
+
+    def gradients(self, batch: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(weighted terms, gradients by the reference's names, temperatures too), out of the train step itself."""
+        remember = optax.GradientTransformation(
+            init=lambda params: params, update=lambda grads, *_: (jax.tree.map(jnp.zeros_like, grads), grads)
+        )
+        recipe = dataclasses.replace(self.recipe, optimizer=remember)
+        state, metrics = self._step(recipe)(
+            dataclasses.replace(self.state, opt_state=None), *self._inputs(batch)
+        )
+        gradients = jax.device_get(state.opt_state)
+        taus = {reference.TEMPERATURE_NAMES[name]: np.asarray(g) for name, g in gradients["taus"].items()}
+        return self._terms(metrics), self.named({"params": gradients["model"]}) | taus
+
+    def train(self, batches: list[Any]) -> tuple[np.ndarray, list[dict[str, float]], TrainState]:
+        """(weighted terms [N, 3], temperatures after each step, the last state)."""
+        state, step, terms, taus = self.state, self._step(self.recipe), [], []
+        for batch in batches:
+            state, metrics = step(state, *self._inputs(batch))
+            terms.append(self._terms(metrics))
+            taus.append({reference.TEMPERATURE_NAMES[n]: float(t) for n, t in state.params["taus"].items()})
+        return np.asarray(terms), taus, state
+
+    def evaluate(self, folder: Path) -> dict[str, float]:
+        mesh = sharding.make_mesh()
+        self.config.eval.batch_size = 32
+        model = self.recipe.model
+        split = load_split(str(folder), "test", image_root="", context_length=model.clip.context_length)
+        return Evaluator(model, mesh, self.config)(self.state.variables, split)
+
+    def _step(self, recipe: Recipe) -> Any:
+        return jax.jit(functools.partial(train_step, recipe=recipe))
+
+    def _inputs(self, batch: Any) -> tuple[Params, Batch]:
+        rows = np.arange(len(batch.tokens), dtype=np.int32)
+        pixels = np.asarray(batch.pixels, self.dtype)
+        return self._cast(batch.soft), Batch(pixels, batch.tokens, batch.image_index, rows, rows, rows)
+
+    def _terms(self, metrics: dict[str, jax.Array]) -> np.ndarray:
+        loss = self.config.loss
+        return np.asarray([loss[t].weight * metrics[f"loss_{t}"] for t in ("csa", "usa", "contrastive")])
+
+
+def _is_captured(module: nn.Module, method: str) -> bool:
+    """The blocks, and the towers themselves."""
+    return method == "__call__" and (
+        isinstance(module, Block | Bottleneck) or module.name in ("image", "text")
+    )
