@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from ml_collections import ConfigDict
 
 from cusa_jax import optim, sharding, temperatures
@@ -70,12 +69,7 @@ def batch(step: int, rows: int = 8) -> tuple[Batch, dict[str, np.ndarray]]:
 def trained(run: str, dtype: str, devices: int = 1, fsdp: int = 1, rows: int = 8) -> Trained:
     """Ten steps on a mesh of `devices`, parameters split over `fsdp` of them."""
     with golden.precision(dtype):
-        mesh = jax.make_mesh(
-            (devices // fsdp, fsdp),
-            ("data", "fsdp"),
-            (AxisType.Auto,) * 2,
-            devices=jax.devices()[:devices],
-        )
+        mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
         rules = recipe(run, dtype)
         # Not init_state's float32 start: the reference's float64 runs start at 0.45, not at its float32 neighbour.
         taus = {name: jnp.asarray(t.init, golden.DTYPES[dtype]) for name, t in rules.temperatures.items()}
