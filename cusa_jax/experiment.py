@@ -61,7 +61,7 @@ def build(config: Any) -> Experiment:
     model, variables = build_model(config)
     if config.accumulate > 1 and len(variables) > 1:
         raise InputError(
-            f"config.accumulate={config.accumulate}: BatchNorm would see parts of the batch; a ResNet needs accumulate=1"
+            f"config.accumulate={config.accumulate}: a ResNet's BatchNorm would see parts of a batch; set accumulate=1"
         )
     splits = {
         split: load_split(
