@@ -36,7 +36,7 @@ CHOICES = {
 }
 AT_LEAST = {  # all other numbers may be 0; with a batch of 1 nothing is compared
     "batch_size": 2, "loss.local_batch": 2, "teacher.max_length": 3, "schedule.epochs": 1, "eval.batch_size": 1,
-    "checkpoint.every_steps": 1, "checkpoint.keep": 1, "log.every_steps": 1, "sharding.fsdp": 1,
+    "checkpoint.every_steps": 1, "checkpoint.keep": 1, "log.every_steps": 1, "sharding.fsdp": 1, "accumulate": 1,
 }  # fmt: skip
 
 
@@ -52,6 +52,7 @@ def default_config() -> ConfigDict:
     c.seed = 23
     c.init_from = ""  # folder of a Hugging Face CLIP model; "" starts from random weights
     c.batch_size = 512  # over all devices and hosts; a sample is a caption
+    c.accumulate = 1  # micro-batches to encode a batch in, one after another: same step, less memory
 
     # 'auto' takes the sizes from init_from
     c.model = ConfigDict({"name": "vit_b_32", "dtype": "float32", "remat": False})
@@ -70,6 +71,9 @@ def default_config() -> ConfigDict:
         "local"  # 'local': groups of `local_batch` rows, as on the reference's 4 GPUs; or 'global'
     )
     c.loss.local_batch = 128
+    c.loss.tile = (
+        0  # > 0: global negatives in tiles of so many rows and columns, never a B×B matrix; 0: dense
+    )
     c.loss.contrastive = ConfigDict({"weight": 1.0, "reduction": "mean"})
     c.loss.contrastive.tau = ConfigDict({"init": 0.05, "min": 0.01, "max": 0.10, "trainable": True})
     c.loss.csa = ConfigDict({"weight": 0.1, "targets": "each", "divergence": "kl", "reduction": "mean"})
@@ -158,6 +162,10 @@ def validate(config: Any) -> None:
         if values[key] not in choices:
             hint = nearest(str(values[key]), choices)
             raise InputError(f"config.{key}='{values[key]}' is none of {', '.join(choices)}{hint}")
+    if config.batch_size % config.accumulate:
+        raise InputError(
+            f"config.batch_size={config.batch_size} is not a multiple of accumulate={config.accumulate}; change either"
+        )
     if not config.data.path:
         raise InputError(
             "config.data.path is empty: name the folder of your captions, --config.data.path=FOLDER"
@@ -213,6 +221,11 @@ def _check_loss(config: Any) -> None:
         raise InputError(
             f"config.batch_size={config.batch_size} is not a multiple of loss.local_batch={loss.local_batch}; "
             "change either, or set loss.negatives='global'"
+        )
+    if loss.tile and loss.negatives == "local":
+        raise InputError(
+            f"config.loss.tile={loss.tile} needs loss.negatives='global': local groups of loss.local_batch rows are "
+            "small matrices, set loss.tile=0"
         )
 
 

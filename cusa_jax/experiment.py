@@ -51,11 +51,18 @@ class Experiment:
 def build(config: Any) -> Experiment:
     """Reads the data and the weights that `config` names. Raises InputError for whatever is wrong with them."""
     mesh = sharding.make_mesh(config.sharding.fsdp)
-    if config.batch_size % mesh.size:
-        raise InputError(f"config.batch_size={config.batch_size} does not split over {mesh.size} devices")
+    if config.batch_size % (mesh.size * config.accumulate):
+        raise InputError(
+            f"config.batch_size={config.batch_size} does not split over {mesh.size} devices in "
+            f"accumulate={config.accumulate} equal parts"
+        )
     if config.data.world.train:
         world.write(Path(config.data.path), sizes=dict(config.data.world))
     model, variables = build_model(config)
+    if config.accumulate > 1 and len(variables) > 1:
+        raise InputError(
+            f"config.accumulate={config.accumulate}: a ResNet's BatchNorm would see parts of a batch; set accumulate=1"
+        )
     splits = {
         split: load_split(
             config.data.path,
@@ -84,6 +91,8 @@ def build(config: Any) -> Experiment:
         groups=config.batch_size // config.loss.local_batch if config.loss.negatives == "local" else 1,
         teachers=teachers,
         control=config.teacher.control,
+        micro_batches=config.accumulate,
+        mesh=mesh,
     )
     fresh_state = functools.partial(init_state, recipe, jax.device_get(variables))
     return Experiment(

@@ -40,7 +40,7 @@ def contrastive(
     positive = jnp.eye(batch) if ids is None else ids[..., :, None] == ids[..., None, :]
     positive = positive.astype(image_text.dtype)
     target = positive / positive.sum(axis=-1, keepdims=True)
-    return _both(
+    return both(
         _cross_entropy(target, _log_softmax(image_text, tau), reduction),
         _cross_entropy(target, _log_softmax(_transpose(image_text), tau), reduction),
     )
@@ -64,8 +64,8 @@ def csa(
     targets: 'each' aligns image→text with the image teacher and text→image with the text teacher; 'add' and
     'dot' align both with the arithmetic or the (clipped) geometric mean of the two teachers.
     """
-    teacher_image, teacher_text = _targets(labels, targets)
-    return _both(
+    teacher_image, teacher_text = targets_of(labels, targets)
+    return both(
         align(image_text, teacher_image, tau_image, teacher_tau_image, divergence, reduction),
         align(_transpose(image_text), teacher_text, tau_text, teacher_tau_text, divergence, reduction),
     )
@@ -87,7 +87,7 @@ def usa(
 
     image_image, text_text: the student's similarities inside each modality, [..., B, B], diagonal included.
     """
-    return _both(
+    return both(
         align(image_image, labels.image, tau_image, teacher_tau_image, divergence, reduction),
         align(text_text, labels.text, tau_text, teacher_tau_text, divergence, reduction),
     )
@@ -113,7 +113,8 @@ def align(
     return _cross_entropy(jnp.exp(log_q), log_p, reduction)
 
 
-def _targets(labels: SoftLabels, targets: Targets) -> tuple[jax.Array, jax.Array]:
+def targets_of(labels: SoftLabels, targets: Targets) -> tuple[jax.Array, jax.Array]:
+    """Teacher similarities that image→text and text→image are aligned with (see `csa`)."""
     _check("targets", targets, Targets)
     if targets == "each":
         return labels.image, labels.text
@@ -129,12 +130,18 @@ def _log_softmax(similarity: jax.Array, tau: jax.Array | float) -> jax.Array:
 
 
 def _cross_entropy(target: jax.Array, log_p: jax.Array, reduction: Reduction) -> jax.Array:
+    return -(target * log_p).sum(axis=-1).mean() / row_divisor(log_p.shape[-1], "cross_entropy", reduction)
+
+
+def row_divisor(length: int, divergence: Divergence, reduction: Reduction) -> int:
+    """What a row's sum is divided by: its length under 'mean' reduction, which KL ignores."""
+    _check("divergence", divergence, Divergence)
     _check("reduction", reduction, Reduction)
-    row = -(target * log_p)
-    return (row.mean(axis=-1) if reduction == "mean" else row.sum(axis=-1)).mean()
+    return length if divergence == "cross_entropy" and reduction == "mean" else 1
 
 
-def _both(image_side: jax.Array, text_side: jax.Array) -> jax.Array:
+def both(image_side: jax.Array, text_side: jax.Array) -> jax.Array:
+    """A loss from its two directions."""
     return (image_side + text_side) / 2
 
 

@@ -14,34 +14,46 @@ from cusa_jax.types import Embeddings, Similarities, SoftLabels
 
 
 def student(embeddings: Embeddings, groups: int = 1) -> Similarities:
-    """Embeddings [B, E] -> cosine similarities [groups, B/groups, B/groups] (no group axis for groups=1).
+    """Embeddings [B, E] -> cosine similarities [groups, B/groups, B/groups] (no group axis for groups=1)."""
+    unit = jax.tree.map(lambda x: _group(x, groups), student_directions(embeddings))
+    return Similarities(
+        image_text=_inner(unit.cross_image, unit.cross_text),
+        image_image=_inner(unit.uni_image, unit.uni_image),
+        text_text=_inner(unit.uni_text, unit.uni_text),
+    )
+
+
+def teacher(image_features: jax.Array, text_features: jax.Array, groups: int = 1) -> SoftLabels:
+    """Teacher features [B, D] -> cosine similarities, frozen; self-similarity stays on the diagonal."""
+
+    def gram(features: jax.Array) -> jax.Array:
+        unit = _group(teacher_directions(features), groups)
+        return _inner(unit, unit)
+
+    return SoftLabels(image=gram(image_features), text=gram(text_features))
+
+
+def student_directions(embeddings: Embeddings) -> Embeddings:
+    """Embeddings [B, E] -> unit vectors [B, E], float32 or wider.
 
     No epsilon in the norm (reference unire/model.py:168-171): an all-zero embedding is a broken model, and its
     NaN reaches the loss, where training stops and names it.
     """
-    u, v, p, q = (
-        _group(x / jnp.linalg.norm(x, axis=-1, keepdims=True), groups)
-        for x in map(
-            _at_least_float32,
-            (embeddings.cross_image, embeddings.cross_text, embeddings.uni_image, embeddings.uni_text),
-        )
-    )
-    return Similarities(image_text=_inner(u, v), image_image=_inner(p, p), text_text=_inner(q, q))
+
+    def unit(x: jax.Array) -> jax.Array:
+        x = _at_least_float32(x)
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    return jax.tree.map(unit, embeddings)
 
 
-def teacher(image_features: jax.Array, text_features: jax.Array, groups: int = 1) -> SoftLabels:
-    """Teacher features [B, D] -> cosine similarities, frozen; self-similarity stays on the diagonal.
+def teacher_directions(features: jax.Array) -> jax.Array:
+    """Teacher features [B, D] -> unit vectors [B, D], float32 or wider, frozen.
 
     Norms have a floor of 1e-12 (sentence-transformers' `util.cos_sim`, reference unire/model.py:364-369).
     """
-
-    def gram(features: jax.Array) -> jax.Array:
-        features = _at_least_float32(jax.lax.stop_gradient(features))
-        norm = jnp.linalg.norm(features, axis=-1, keepdims=True)
-        features = _group(features / jnp.maximum(norm, 1e-12), groups)
-        return _inner(features, features)
-
-    return SoftLabels(image=gram(image_features), text=gram(text_features))
+    features = _at_least_float32(jax.lax.stop_gradient(features))
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
 def group_ids(ids: jax.Array, groups: int = 1) -> jax.Array:

@@ -1,19 +1,21 @@
 """One training step and the encoding passes: pure functions, jitted by the caller."""
 
 import dataclasses
+import functools
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
-from cusa_jax import similarity, temperatures
+from cusa_jax import objective, temperatures
+from cusa_jax.accumulate import in_micro_batches
 from cusa_jax.data.images import normalise
 from cusa_jax.models.dual_encoder import DualEncoder
-from cusa_jax.objective import objective
 from cusa_jax.teachers.control import teacher_features
 from cusa_jax.temperatures import Temperature
-from cusa_jax.types import Batch, Embeddings, Params, SoftLabels, Teachers, TrainState
+from cusa_jax.types import Batch, Embeddings, Params, Teachers, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Recipe:
 
     loss: `config.loss`. groups: problems of local negatives per batch; 1 is global negatives.
     teachers: None trains on the contrastive loss alone. control: 'none' | 'shuffled' | 'uniform'.
+    micro_batches: parts in which a batch is encoded, one after another. mesh: the devices its rows are split over;
+    only tiled losses and micro-batches ask for it, and None is one device.
     """
 
     model: DualEncoder
@@ -31,6 +35,8 @@ class Recipe:
     groups: int = 1
     teachers: Teachers | None = None
     control: str = "none"
+    micro_batches: int = 1
+    mesh: Mesh | None = None
 
 
 def train_step(
@@ -42,19 +48,20 @@ def train_step(
     """
     taus = temperatures.clamp(state.params["taus"], recipe.temperatures)
     params = {"model": state.params["model"], "taus": taus}
-    labels = soft_labels(teacher_params, batch, recipe)
-    ids = similarity.group_ids(batch.image_index, recipe.groups)
+    labels = frozen_features(teacher_params, batch, recipe)
+
+    def encode(params: Params, rows: Batch) -> tuple[Embeddings, Params]:
+        variables = {"params": params, **state.model_state}
+        pixels, mutable = normalise(rows.image), list(state.model_state)
+        return cast(tuple, recipe.model.apply(variables, pixels, rows.tokens, train=True, mutable=mutable))
 
     def loss(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], Params]]:
-        embeddings, model_state = recipe.model.apply(
-            {"params": params["model"], **state.model_state},
-            normalise(batch.image),
-            batch.tokens,
-            train=True,
-            mutable=list(state.model_state),
+        encoder = functools.partial(encode, params["model"])
+        embeddings, model_state = in_micro_batches(encoder, batch, recipe.micro_batches, recipe.mesh)
+        ids, taus = batch.image_index, params["taus"]
+        total, terms = objective.of_embeddings(
+            embeddings, labels, ids, taus, recipe.loss, groups=recipe.groups, mesh=recipe.mesh
         )
-        student = similarity.student(cast(Embeddings, embeddings), recipe.groups)
-        total, terms = objective(student, labels, ids, params["taus"], recipe.loss)
         return total, (terms, model_state)
 
     (total, (terms, model_state)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -72,12 +79,14 @@ def train_step(
     return TrainState(state.step + 1, params, model_state, opt_state), metrics
 
 
-def soft_labels(teacher_params: Params, batch: Batch, recipe: Recipe) -> SoftLabels | None:
-    """The teachers' similarities of a batch, without gradient; None where the recipe has no teachers."""
+def frozen_features(
+    teacher_params: Params, batch: Batch, recipe: Recipe
+) -> tuple[jax.Array, jax.Array] | None:
+    """The teachers' features of a batch, without gradient; None where the recipe has no teachers."""
     if recipe.teachers is None:
         return None
-    features = teacher_features(recipe.teachers, teacher_params, batch, recipe.control)
-    return similarity.teacher(*jax.lax.stop_gradient(features), groups=recipe.groups)
+    teach = functools.partial(teacher_features, recipe.teachers, teacher_params, control=recipe.control)
+    return jax.lax.stop_gradient(in_micro_batches(teach, batch, recipe.micro_batches, recipe.mesh))
 
 
 def init_state(recipe: Recipe, variables: Params) -> TrainState:

@@ -14,9 +14,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cusa_jax import sharding, similarity, temperatures
+from cusa_jax import sharding, temperatures
 from cusa_jax.models.heads import ProjectionHead
-from cusa_jax.objective import objective
+from cusa_jax.objective import of_embeddings
 from cusa_jax.types import Embeddings
 from cusa_jax.weights import reference
 
@@ -56,10 +56,9 @@ def run(config: str, dtype: str, groups: int, devices: int):
         tensors = {name: ARRAYS[f"param/{name}"].astype(golden.DTYPES[dtype]) for name in names}
 
         def total(tensors, taus, batch):
-            student = similarity.student(embed(tensors, batch["image"], batch["text"]), groups)
-            labels = similarity.teacher(batch["soft_image"], batch["soft_text"], groups)
-            ids = similarity.group_ids(batch["idx"], groups)
-            value, terms = objective(student, labels, ids, taus, loss)
+            embeddings = embed(tensors, batch["image"], batch["text"])
+            teachers = batch["soft_image"], batch["soft_text"]
+            value, terms = of_embeddings(embeddings, teachers, batch["idx"], taus, loss, groups=groups)
             return value, [terms[name] * loss[name].weight for name in ("csa", "usa", "contrastive")]
 
         mesh = jax.make_mesh(

@@ -1,0 +1,101 @@
+"""A step in micro-batches is the step of the whole batch, and remembers less."""
+
+import functools
+
+import golden
+import jax
+import numpy as np
+import optax
+import pytest
+
+from cusa_jax import sharding, temperatures
+from cusa_jax.config import default_config, validate
+from cusa_jax.data.images import normalise
+from cusa_jax.errors import InputError
+from cusa_jax.models.clip import ClipConfig
+from cusa_jax.models.dual_encoder import DualEncoder, init_variables
+from cusa_jax.step import Recipe, init_state, train_step
+from cusa_jax.types import Batch, Teacher, Teachers
+
+ROWS = 32
+SMALL = ClipConfig(16, 16, 8, 32, 1, 32, 1, context_length=8, vocab_size=32, vision_heads=2, text_heads=2)
+
+
+def recipe(micro_batches=1, mesh=None, tile=0) -> Recipe:
+    """All losses, a live image teacher, looked-up text features; the update is the gradient itself."""
+    loss = default_config().loss
+    loss.tile = tile
+    loss.csa.weight = loss.usa.weight = 4.0
+    loss.csa.teacher_tau.trainable = True
+    rng = np.random.default_rng(1)
+    weights, table = rng.normal(size=(16 * 16 * 3, 24)), rng.normal(size=(ROWS, 12))
+    image = Teacher(
+        "image",
+        weights.astype(np.float32),
+        lambda w, pixels: normalise(pixels).reshape(len(pixels), -1) @ w,
+        "pixels",
+    )
+    text = Teacher("text", table.astype(np.float32), lambda table, index: table[index], "index")
+    return Recipe(
+        model=DualEncoder(SMALL),
+        temperatures=temperatures.temperatures(loss),
+        optimizer=optax.sgd(1.0),
+        loss=loss,
+        teachers=Teachers(image, text),
+        micro_batches=micro_batches,
+        mesh=mesh,
+    )
+
+
+def batch() -> Batch:
+    rng = np.random.default_rng(2)
+    numbers = np.arange(ROWS, dtype=np.int32)
+    return Batch(
+        image=rng.integers(0, 256, (ROWS, 16, 16, 3), np.uint8),
+        tokens=rng.integers(1, 31, (ROWS, 8), np.int32),
+        image_index=rng.integers(0, 20, ROWS).astype(np.int32),
+        caption_index=numbers,
+        teacher_index_image=numbers,
+        teacher_index_text=numbers,
+    )
+
+
+@functools.cache
+def compiled_and_result(micro_batches, devices, tile=0):
+    mesh = None if devices == 1 else sharding.make_mesh(fsdp=2)
+    spec = recipe(micro_batches, mesh, tile)
+    state = init_state(spec, init_variables(spec.model, jax.random.key(0)))
+    teachers = {"image": spec.teachers.image.params, "text": spec.teachers.text.params}
+    arguments = state, teachers, batch()
+    if mesh is not None:
+        arguments = *(sharding.put_params(x, mesh) for x in arguments[:2]), sharding.put_batch(batch(), mesh)
+    compiled = golden.jit(functools.partial(train_step, recipe=spec)).lower(*arguments).compile()
+    after, metrics = jax.device_get(compiled(*arguments))
+    gradients = jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), state.params, after.params)
+    return compiled, metrics, gradients
+
+
+@pytest.mark.parametrize(("micro_batches", "devices", "tile"), [(4, 1, 0), (4, 8, 3)])
+def test_the_step_equals_that_of_the_whole_batch(micro_batches, devices, tile):
+    _, metrics, gradients = compiled_and_result(micro_batches, devices, tile)
+    _, expected_metrics, expected = compiled_and_result(1, 1)
+    for name, value in expected_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+    for (path, theirs), ours in zip(
+        jax.tree.leaves_with_path(expected), jax.tree.leaves(gradients), strict=True
+    ):
+        scale = np.abs(theirs).max() + 1e-6  # gradients are differences of parameters of order 1
+        np.testing.assert_allclose(ours, theirs, atol=2e-5 * scale + 3e-7, err_msg=str(path))
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected["model"]))
+
+
+def test_activations_of_one_micro_batch_at_a_time():
+    whole, parts = (compiled_and_result(n, 1)[0].memory_analysis().temp_size_in_bytes for n in (1, 4))
+    assert parts < 0.6 * whole
+
+
+def test_parts_of_unequal_size_are_refused():
+    config = default_config()
+    config.batch_size, config.accumulate = 10, 4
+    with pytest.raises(InputError, match=r"config.batch_size=10 is not a multiple of accumulate=4"):
+        validate(config)
