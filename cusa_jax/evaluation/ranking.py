@@ -1,0 +1,169 @@
+"""Where the right answers stand: ranks by counting, on device, one block of queries at a time.
+
+A query's rank is the number of items before its best right answer, which needs a comparison per item and no sort.
+Equal scores rank by item number, lower first; how far ties could move a rank is returned with it. Right answers
+and the rest are compared within one block of scores, so that rounding cannot put an item before its equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from numpy.typing import ArrayLike
+from tqdm import tqdm
+
+from cusa_jax import sharding
+from cusa_jax.errors import InputError
+
+_BLOCK_SCORES = 1 << 25  # scores held at a time by each device: 128 MiB of float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Positives:
+    """The right answers of Q queries: those of query q are `items[starts[q] : starts[q + 1]]`, without repeats.
+
+    starts: int64 [Q + 1]. items: int32.
+    """
+
+    starts: np.ndarray
+    items: np.ndarray
+
+    @classmethod
+    def of_lists(cls, lists: Sequence[ArrayLike]) -> Positives:
+        """One list of item numbers a query."""
+        arrays = [np.unique(np.asarray(answers, np.int32)) for answers in lists]
+        starts = np.cumsum([0, *map(len, arrays)])
+        return cls(starts, np.concatenate(arrays) if arrays else np.zeros(0, np.int32))
+
+    @classmethod
+    def of_matrix(cls, relevant: np.ndarray) -> Positives:
+        """bool [Q, N]: does item n answer query q?"""
+        return cls(np.r_[0, np.cumsum(relevant.sum(1))], np.nonzero(relevant)[1].astype(np.int32))
+
+    @classmethod
+    def of_groups(cls, group: np.ndarray, groups: int) -> Positives:
+        """group: int [N], the one query in range(groups) that each item answers."""
+        return cls(
+            np.r_[0, np.cumsum(np.bincount(group, minlength=groups))],
+            np.argsort(group, kind="stable").astype(np.int32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int [Q], right answers per query."""
+        return np.diff(self.starts)
+
+    def padded(self, queries: np.ndarray, width: int, fill: int) -> np.ndarray:
+        """int32 [len(queries), width]: the answers of some queries, filled up with `fill`."""
+        place = np.arange(width)
+        index = np.minimum(self.starts[queries, None] + place, len(self.items) - 1)
+        return np.where(place < self.counts[queries, None], self.items[index], np.int32(fill))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Where the best right answer of each answerable query stands, 0 being first: int [A] each.
+
+    queries: numbers of the queries that have a right answer; the others have no rank.
+    rank: with equal scores in order of item number. best, worst: if ties fell for, or against, the query.
+    positives: right answers per query.
+    hits: bool [A, depth], is the item at each place a right answer? Depth 0 unless asked for.
+    """
+
+    queries: np.ndarray
+    rank: np.ndarray
+    best: np.ndarray
+    worst: np.ndarray
+    positives: np.ndarray
+    hits: np.ndarray
+
+
+def rank(
+    queries: np.ndarray,
+    items: np.ndarray | None,
+    positives: Positives,
+    *,
+    excluded: np.ndarray | None = None,
+    with_hits: bool = False,
+    mesh: Mesh | None = None,
+    label: str = "",
+) -> Ranking:
+    """Ranks N items for each of Q queries by inner product, computed in float32.
+
+    queries: float [Q, D]. items: float [N, D]; None where `queries` holds the scores [Q, N] themselves.
+    excluded: int [Q], an item that each query must not find, itself say.
+    with_hits: returns `hits` as deep as the largest number of right answers of a query.
+    mesh: devices that share the queries; all of them by default. label: of the progress bar; '' shows none.
+    Raises InputError where nothing has a right answer.
+    """
+    mesh = mesh or sharding.make_mesh()
+    answerable = np.flatnonzero(positives.counts)
+    if not len(answerable):
+        raise InputError("no query has a right answer among the items: there is nothing to retrieve")
+    n_items = queries.shape[1] if items is None else len(items)
+    width = int(positives.counts.max())
+    rows = sharding.round_up(max(1, min(_BLOCK_SCORES // n_items * mesh.size, len(answerable))), mesh.size)
+    replicated = None if items is None else _replicate(np.asarray(items, np.float32), mesh)
+
+    blocks = []
+    for start in tqdm(
+        range(0, len(answerable), rows), label, unit="block", disable=not label, leave=False, delay=1
+    ):
+        here = answerable[start : start + rows]
+        padded = np.resize(here, rows)
+        arrays = (
+            np.asarray(queries[padded], np.float32),
+            positives.padded(padded, width, fill=n_items),
+            np.full(rows, n_items, np.int32) if excluded is None else excluded[padded].astype(np.int32),
+        )
+        out = _rank_block(
+            *(sharding.put_rows(array, mesh) for array in arrays), replicated, depth=width * with_hits
+        )
+        blocks.append([sharding.fetch(array)[: len(here)] for array in out])
+    better, before, tied, hits = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    return Ranking(
+        queries=answerable,
+        rank=better + before,
+        best=better,
+        worst=better + tied,
+        positives=positives.counts[answerable],
+        hits=hits,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="depth")
+def _rank_block(
+    queries: jax.Array, positives: jax.Array, excluded: jax.Array, items: jax.Array | None, *, depth: int
+) -> tuple[jax.Array, ...]:
+    """For queries [B, D]: items better than the best positive, equal to it and before it, equal but wrong: [B]
+    each; and hits bool [B, depth]. An item number N (one too many) in positives [B, P] or excluded [B] is none.
+    """
+    scores = queries if items is None else jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
+    row = jnp.arange(len(scores))[:, None]
+    scores = scores.at[row, excluded[:, None]].set(-jnp.inf, mode="drop")
+    right = scores.at[row, positives].get(mode="fill", fill_value=-jnp.inf)
+    best = right.max(1, keepdims=True)
+    first = jnp.where(right == best, positives, scores.shape[1]).min(1, keepdims=True)
+    tied = scores == best
+    better = (scores > best).sum(1)
+    before = (tied & (jnp.arange(scores.shape[1]) < first)).sum(1)
+    wrong = tied.sum(1) - (right == best).sum(1)
+    if not depth:
+        return better, before, wrong, jnp.zeros((len(scores), 0), bool)
+    relevant = jnp.zeros(scores.shape, bool).at[row, positives].set(True, mode="drop")
+    places = jax.lax.top_k(scores, depth)[1]  # stable: equal scores keep the order of their numbers
+    return better, before, wrong, jnp.take_along_axis(relevant, places, axis=1)
+
+
+def _replicate(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    return jax.make_array_from_callback(array.shape, NamedSharding(mesh, P()), lambda index: array[index])
