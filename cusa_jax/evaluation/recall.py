@@ -1,24 +1,76 @@
 """Recall@K on annotated image-caption pairs, the protocol of Flickr30K and COCO retrieval.
 
 Same numbers as `itm_eval` of the CUSA reference (evaluation.py:58-118) on scores without ties, where its
-order is that of an unstable sort. Here items with equal scores rank by their number, lower first.
+order is that of an unstable sort. Here items with equal scores rank by their number, lower first, and the
+figures say how far ties could move them.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from cusa_jax.errors import InputError
+from cusa_jax.evaluation.figures import Figures, Statistic, average, mean, median, within
+from cusa_jax.evaluation.ranking import Positives, Ranking, rank
 
-_KS = (1, 5, 10)
-_BLOCK = 256  # images ranked at a time, which bounds the memory
+KS = (1, 5, 10)
+_KEYS = {"i2t": "txt", "t2i": "img"}  # ours -> the reference's log: what is found
 
 
-def recall(scores: ArrayLike, caption_image: ArrayLike) -> dict[str, float]:
-    """Recall@1, 5, 10 both ways, in percent.
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """How well M images and N captions fit: embeddings, whose inner products are never all held, or a matrix.
 
-    scores: float [n_images, n_captions], finite.
+    images: float32 [M, D]; the scores [M, N] themselves where there are no embeddings. texts: [N, D], or None.
+    """
+
+    images: np.ndarray
+    texts: np.ndarray | None = None
+
+    @classmethod
+    def of_matrix(cls, matrix: ArrayLike) -> Scores:
+        """Scores of any model. Raises InputError where they are no matrix, or not finite."""
+        matrix = np.asarray(matrix)
+        if matrix.ndim != 2:
+            raise InputError(f"scores {matrix.shape} do not fit: they should be [n_images, n_captions]")
+        return cls(_finite(matrix, "scores"))
+
+    @classmethod
+    def of_embeddings(cls, image: ArrayLike, text: ArrayLike) -> Scores:
+        """Cosine similarities. Raises InputError for widths that differ, zero rows and what is not finite."""
+        images, texts = normalised(image, "image embeddings"), normalised(text, "text embeddings")
+        if images.shape[1] != texts.shape[1]:
+            raise InputError(f"image embeddings {images.shape} and text embeddings {texts.shape} differ in width")
+        return cls(images, texts)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(M, N)."""
+        return len(self.images), self.images.shape[1] if self.texts is None else len(self.texts)
+
+    def take(self, images: np.ndarray, captions: np.ndarray) -> Scores:
+        """Of some images and captions only, by number."""
+        if self.texts is None:
+            return Scores(self.images[np.ix_(images, captions)])
+        return Scores(self.images[images], self.texts[captions])
+
+    def image_to_text(self, positives: Positives, *, with_hits: bool = False, label: str = "") -> Ranking:
+        """Images look for captions; see `ranking.rank`."""
+        return rank(self.images, self.texts, positives, with_hits=with_hits, label=label)
+
+    def text_to_image(self, positives: Positives, *, with_hits: bool = False, label: str = "") -> Ranking:
+        """Captions look for images; see `ranking.rank`."""
+        sides = (self.images.T, None) if self.texts is None else (self.texts, self.images)
+        return rank(*sides, positives, with_hits=with_hits, label=label)
+
+
+def recall(scores: ArrayLike | Scores, caption_image: ArrayLike) -> dict[str, float]:
+    """Recall@1, 5, 10 both ways, in percent, under the names of the reference's log.
+
+    scores: float [n_images, n_captions], finite; or embeddings.
     caption_image: int [n_captions], the image of each caption; an image may have any number of captions.
 
     Returns `txt_r1`, `txt_r5`, `txt_r10` (an image finds one of its captions), `img_r1`, `img_r5`,
@@ -26,55 +78,117 @@ def recall(scores: ArrayLike, caption_image: ArrayLike) -> dict[str, float]:
     the sum of the six recalls.
     Raises InputError where shapes do not fit, a score is not finite or an image has no caption.
     """
-    txt_rank, img_rank = ranks(scores, caption_image)
+    ranks = dict(zip(_KEYS.values(), ranks_both_ways(scores, caption_image), strict=True))
     result: dict[str, float] = {}
-    for prefix, rank in (("txt", txt_rank), ("img", img_rank)):
-        at_k = {f"{prefix}_r{k}": 100.0 * float(np.mean(rank < k)) for k in _KS}
-        result |= at_k | {f"{prefix}_r_mean": sum(at_k.values()) / len(_KS)}
+    for prefix, ranking in ranks.items():
+        at_k = {f"{prefix}_r{k}": 100.0 * float(np.mean(ranking.rank < k)) for k in KS}
+        result |= at_k | {f"{prefix}_r_mean": sum(at_k.values()) / len(KS)}
     result["r_mean"] = (result["txt_r_mean"] + result["img_r_mean"]) / 2
-    result["rsum"] = 2 * len(_KS) * result["r_mean"]
+    result["rsum"] = 2 * len(KS) * result["r_mean"]
     return result
 
 
-def ranks(scores: ArrayLike, caption_image: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """How many items are ranked before the right one, 0 being best; arguments and errors as `recall`.
-
-    Returns int [n_images], the rank of the image's best caption among all captions, and
-    int [n_captions], the rank of the caption's image among all images.
-    """
-    scores, caption_image = _checked(np.asarray(scores), np.asarray(caption_image))
+def ranks_both_ways(
+    scores: ArrayLike | Scores, caption_image: ArrayLike, *, label: str = ""
+) -> tuple[Ranking, Ranking]:
+    """The rank of each image's best caption, and of each caption's image; arguments and errors as `recall`."""
+    scores = scores if isinstance(scores, Scores) else Scores.of_matrix(scores)
+    group = _checked(scores, np.asarray(caption_image))
     n_images, n_captions = scores.shape
-    caption = np.arange(n_captions)
-    annotated = scores[caption_image, caption]
-
-    by_score = np.lexsort((caption, -annotated, caption_image))  # grouped by image, best caption first
-    best_caption = by_score[np.unique(caption_image[by_score], return_index=True)[1]]
-
-    txt_rank = np.empty(n_images, int)
-    img_rank = np.zeros(n_captions, int)
-    for start in range(0, n_images, _BLOCK):
-        block = scores[start : start + _BLOCK]
-        image = np.arange(start, start + len(block))[:, None]
-        best = best_caption[start : start + _BLOCK][:, None]
-        txt_rank[start : start + _BLOCK] = _before(block, annotated[best], caption < best).sum(1)
-        img_rank += _before(block, annotated, image < caption_image).sum(0)
-    return txt_rank, img_rank
+    return (
+        scores.image_to_text(Positives.of_groups(group, n_images), label=label and f"{label} i2t"),
+        scores.text_to_image(
+            Positives(np.arange(n_captions + 1), group.astype(np.int32)), label=label and f"{label} t2i"
+        ),
+    )
 
 
-def _before(scores: np.ndarray, right: np.ndarray, lower_number: np.ndarray) -> np.ndarray:
-    return (scores > right) | ((scores == right) & lower_number)
+def recall_figures(scores: ArrayLike | Scores, caption_image: ArrayLike, *, label: str = "") -> Figures:
+    """R@1, 5, 10, mean and median rank (1 is first) both ways, r_mean and RSUM; units are images.
+
+    Names: `i2t_r1` … `t2i_r10`, `i2t_mean_rank`, `i2t_median_rank`, …, `r_mean`, `rsum`. Arguments and errors as
+    `recall`. Where ties exist a note gives the bounds of the recalls that they move.
+    """
+    group = np.asarray(caption_image)
+    rankings = dict(zip(_KEYS, ranks_both_ways(scores, group, label=label), strict=True))
+    units = len(rankings["i2t"].queries)
+    unit = {"i2t": np.arange(units), "t2i": group}
+    statistics: dict[str, Statistic] = {}
+    for way, ranking in rankings.items():
+        for k in KS:
+            statistics[f"{way}_r{k}"] = mean(ranking.rank < k, unit[way], units=units, scale=100)
+        statistics[f"{way}_mean_rank"] = mean(ranking.rank + 1, unit[way], units=units)
+        statistics[f"{way}_median_rank"] = median(ranking.rank + 1, unit[way])
+    return Figures("image", (units,), _with_sums(statistics), notes=_tie_notes(rankings))
 
 
-def _checked(scores: np.ndarray, caption_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if scores.ndim != 2 or caption_image.shape != scores.shape[1:]:
+def fold_figures(
+    scores: Scores, caption_image: np.ndarray, *, fold: int = 1000, label: str = ""
+) -> Figures:
+    """COCO 1K: `recall_figures` of consecutive folds of images, averaged (Karpathy & Fei-Fei, CVPR 2015).
+
+    Images must come in Karpathy's order, which defines the folds. Raises InputError where they do not fill folds.
+    """
+    n_images = scores.shape[0]
+    if n_images % fold or not n_images:
+        raise InputError(f"{n_images} images do not split into folds of {fold}: the split is not COCO's 5,000")
+    parts = []
+    for start in range(0, n_images, fold):
+        captions = np.flatnonzero((caption_image >= start) & (caption_image < start + fold))
+        part = scores.take(np.arange(start, start + fold), captions)
+        parts.append(recall_figures(part, caption_image[captions] - start, label=label))
+    statistics = {
+        name: average([within(part.statistics[name], slice(n * fold, (n + 1) * fold)) for n, part in enumerate(parts)])
+        for name in parts[0].statistics
+    }
+    notes = tuple(f"fold {n + 1}: {note}" for n, part in enumerate(parts) for note in part.notes)
+    return Figures("image", (fold,) * len(parts), statistics, notes=notes)
+
+
+def normalised(features: ArrayLike, what: str) -> np.ndarray:
+    """float32 [n, D] of length 1. Raises InputError for another shape, a zero row or what is not finite."""
+    features = np.asarray(features, np.float32)
+    if features.ndim != 2 or not len(features):
+        raise InputError(f"{what} {features.shape} should be [rows, width], with at least one row")
+    length = np.linalg.norm(_finite(features, what), axis=1, keepdims=True)
+    if not length.all():
+        raise InputError(f"row {int(np.argmin(length))} of the {what} is all zeros: it has no direction")
+    return features / length
+
+
+def _with_sums(statistics: dict[str, Statistic]) -> dict[str, Statistic]:
+    six = [statistics[f"{way}_r{k}"] for way in _KEYS for k in KS]
+    return statistics | {"r_mean": average(six), "rsum": lambda weights: sum(part(weights) for part in six)}
+
+
+def _tie_notes(rankings: dict[str, Ranking]) -> tuple[str, ...]:
+    notes = []
+    for way, ranking in rankings.items():
+        if (ranking.worst > ranking.best).any():
+            bounds = (
+                f"R@{k} {100 * np.mean(ranking.worst < k):.2f}–{100 * np.mean(ranking.best < k):.2f}" for k in KS
+            )
+            notes.append(
+                f"{way}: equal scores, ranked by item number; by how they fall, {', '.join(bounds)}"
+            )
+    return tuple(notes)
+
+
+def _finite(values: np.ndarray, what: str) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise InputError(f"{what} hold NaN or infinity: the model they come from is broken")
+    return values
+
+
+def _checked(scores: Scores, caption_image: np.ndarray) -> np.ndarray:
+    n_images, n_captions = scores.shape
+    if caption_image.shape != (n_captions,):
         raise InputError(
             f"scores {scores.shape} and caption_image {caption_image.shape} do not fit: "
             "they should be [n_images, n_captions] and [n_captions]"
         )
-    if not np.array_equal(np.unique(caption_image), np.arange(len(scores))):
+    if not np.array_equal(np.unique(caption_image), np.arange(n_images)):
         raise InputError(
-            f"caption_image should name each of the {len(scores)} images at least once and no other"
+            f"caption_image should name each of the {n_images} images at least once and no other"
         )
-    if not np.isfinite(scores).all():
-        raise InputError("scores hold NaN or infinity: the embeddings they come from are broken")
-    return scores, caption_image
+    return caption_image

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.recall import ranks, recall
+from cusa_jax.evaluation.recall import Scores, fold_figures, ranks_both_ways, recall, recall_figures
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CASES = json.loads((GOLDENS / "itm_eval.json").read_text())
@@ -42,7 +42,7 @@ def test_ranks_equal_a_stable_sort(levels):
     caption_image = rng.permutation(np.r_[np.arange(n_images), rng.integers(0, n_images, 400)])
     scores = rng.integers(0, levels, (n_images, len(caption_image))).astype(np.float32)
 
-    txt_rank, img_rank = ranks(scores, caption_image)
+    txt_rank, img_rank = (ranking.rank for ranking in ranks_both_ways(scores, caption_image))
 
     for image, row in enumerate(scores):
         order = sorted(range(len(row)), key=lambda caption, row=row: (-row[caption], caption))
@@ -53,7 +53,7 @@ def test_ranks_equal_a_stable_sort(levels):
 
 
 def test_equal_scores_rank_by_number():
-    txt_rank, img_rank = ranks(np.zeros((3, 3)), [2, 0, 1])
+    txt_rank, img_rank = (ranking.rank for ranking in ranks_both_ways(np.zeros((3, 3)), [2, 0, 1]))
     assert txt_rank.tolist() == [1, 2, 0]
     assert img_rank.tolist() == [2, 0, 1]
 

@@ -1,0 +1,123 @@
+"""A figure of a protocol as a function of how often each unit counts, so that it can be bootstrapped exactly.
+
+A unit is what was sampled: an image with its captions, a query image, a rated pair. With every weight 1 a
+statistic is the official number; with the counts of a resample it is the number of that resample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights float64 [B, units] -> [B]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """The named figures of one suite.
+
+    unit: what a unit is, for people. strata: how many units there are in each group that is resampled by itself.
+    statistics: name -> statistic over all units, stratum after stratum.
+    head: which features were compared. notes: what a reader must know: ties, partial galleries, left-out queries.
+    """
+
+    unit: str
+    strata: tuple[int, ...]
+    statistics: dict[str, Statistic]
+    head: str = ""
+    notes: tuple[str, ...] = ()
+
+    def values(self) -> dict[str, float]:
+        """The official numbers."""
+        ones = np.ones((1, sum(self.strata)))
+        return {name: float(statistic(ones)[0]) for name, statistic in self.statistics.items()}
+
+
+def mean(values: np.ndarray, unit: np.ndarray | None = None, *, units: int = 0, scale: float = 1.0) -> Statistic:
+    """The mean of `values` [n], each of which belongs to a unit [n]; by default each is a unit itself."""
+    if unit is None:
+        unit, units = np.arange(len(values)), len(values)
+    totals = np.bincount(unit, values, units)
+    counts = np.bincount(unit, minlength=units).astype(float)
+    return lambda weights: scale * _ratio(weights @ totals, weights @ counts)
+
+
+def median(values: np.ndarray, unit: np.ndarray) -> Statistic:
+    """The median of `values` [n]; of an even number of them the mean of the middle two."""
+    order = np.argsort(values, kind="stable")
+    values, unit = np.asarray(values, float)[order], unit[order]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        up_to = np.cumsum(weights[:, unit], axis=1)
+        last = up_to[:, -1] - 1
+        low, high = (
+            values[np.minimum((up_to <= middle[:, None]).sum(1), len(values) - 1)]
+            for middle in (last // 2, (last + 1) // 2)
+        )
+        return (low + high) / 2
+
+    return statistic
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> Statistic:
+    """100 x Spearman's rank correlation of pairs [n]; equal values share their mean rank, as in scipy."""
+    rank_x, rank_y = _weighted_ranks(x), _weighted_ranks(y)
+    return lambda weights: 100 * _correlation(rank_x(weights), rank_y(weights), weights)
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> Statistic:
+    """100 x Pearson's correlation of pairs [n]."""
+    x, y = np.asarray(x, float)[None], np.asarray(y, float)[None]
+    return lambda weights: 100 * _correlation(x, y, weights)
+
+
+def average(statistics: list[Statistic], weights_of: np.ndarray | None = None) -> Statistic:
+    """The mean of several figures; `weights_of` gives them fixed weights."""
+    share = np.full(len(statistics), 1 / len(statistics)) if weights_of is None else weights_of / weights_of.sum()
+    return lambda weights: sum(s * part(weights) for s, part in zip(share, statistics, strict=True))
+
+
+def within(statistic: Statistic, units: slice) -> Statistic:
+    """A statistic of some of the units, as one of all."""
+    return lambda weights: statistic(weights[:, units])
+
+
+def side_by_side(unit: str, parts: Mapping[str, Figures], **rest) -> Figures:
+    """Figures of separate units as one suite, names prefixed with the part's."""
+    statistics, strata = {}, ()
+    for prefix, part in parts.items():
+        here = slice(sum(strata), sum(strata) + sum(part.strata))
+        statistics |= {
+            "_".join(filter(None, (prefix, name))): within(statistic, here)
+            for name, statistic in part.statistics.items()
+        }
+        strata += part.strata
+    notes = tuple(note for part in parts.values() for note in part.notes)
+    return Figures(unit, strata, statistics, notes=notes, **rest)
+
+
+def _weighted_ranks(values: np.ndarray) -> Statistic:
+    """Weights [B, n] -> mid-ranks [B, n] in a sample where value i occurs weights[:, i] times."""
+    distinct, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(len(distinct)))
+
+    def ranks(weights: np.ndarray) -> np.ndarray:
+        size = np.add.reduceat(weights[:, order], starts, axis=1)
+        return (np.cumsum(size, axis=1) - (size - 1) / 2)[:, group]
+
+    return ranks
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    total = weights.sum(1, keepdims=True)
+    x = x - (weights * x).sum(1, keepdims=True) / total
+    y = y - (weights * y).sum(1, keepdims=True) / total
+    return _ratio((weights * x * y).sum(1), np.sqrt((weights * x * x).sum(1) * (weights * y * y).sum(1)))
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """NaN where a resample holds nothing to divide by."""
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
