@@ -63,10 +63,15 @@ def read_task(root: str | Path, task: str, split: str = "test") -> dict[str, Pai
 
 
 def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosine of each pair of rows, float32 as in SentEval; 0 where a feature is zero or not finite."""
-    first, second = (np.nan_to_num(np.asarray(x, np.float32)) for x in (first, second))
+    """Cosine of each pair of rows, float32 [n]; 0 where a feature is zero or not finite, as in SentEval.
+
+    Computed in float64 and rounded, so that two pairs of identical sentences tie. In SentEval's float32 they differ
+    by rounding, which moves its correlations in the third decimal on small subsets.
+    """
+    first, second = (np.nan_to_num(np.asarray(x, float), posinf=0, neginf=0) for x in (first, second))
     length = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return np.divide((first * second).sum(1), length, out=np.zeros(len(first), np.float32), where=length > 0)
+    dot = np.einsum("nd,nd->n", first, second)
+    return np.divide(dot, length, out=np.zeros(len(first)), where=length > 0).astype(np.float32)
 
 
 def task_figures(similarity: dict[str, np.ndarray], subsets: dict[str, Pairs]) -> Figures:
