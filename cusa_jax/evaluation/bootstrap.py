@@ -48,7 +48,8 @@ def intervals(figures: Figures) -> dict[str, Interval]:
     """Every figure with its interval."""
     drawn = _resampled(figures.strata, lambda weights: _all(figures, weights))
     return {
-        name: Interval(value, *_quantiles(drawn[:, n])) for n, (name, value) in enumerate(figures.values().items())
+        name: Interval(value, *_quantiles(drawn[:, n]))
+        for n, (name, value) in enumerate(figures.values().items())
     }
 
 

@@ -40,7 +40,9 @@ def read_ratings(folder: str | Path, kind: str, split: str = "test") -> Ratings:
         pairs = [[_identity(row[column]) for column in COLUMNS[kind]] for row in rows]
         rating = np.array([float(row["agg_score"]) for row in rows])
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); it is in the Crisscrossed-Captions repository") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); it is in the Crisscrossed-Captions repository"
+        ) from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
             f"{path}: not a table of {', '.join(COLUMNS[kind])} and agg_score ({error!r})"

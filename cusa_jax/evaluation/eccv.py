@@ -25,6 +25,8 @@ from cusa_jax.evaluation.ranking import Positives, Ranking
 from cusa_jax.evaluation.recall import KS, Scores
 from cusa_jax.evaluation.relevance import per_query
 
+_DEEPEST = 50  # no query has more positives: at most 48 captions, or 19 images
+
 
 @dataclasses.dataclass(frozen=True)
 class GroundTruth:
@@ -80,7 +82,9 @@ def gallery(image_ids: Sequence[str | int], caption_ids: np.ndarray | None) -> G
     Raises InputError where captions have no ids, or none belongs to the test split.
     """
     if caption_ids is None:
-        raise InputError("the captions have no caption_id (COCO annotation ids, Karpathy's sentid), which names them")
+        raise InputError(
+            "the captions have no caption_id (COCO annotation ids, Karpathy's sentid), which names them"
+        )
     truth = ground_truth()
     images, image_ids_here = _located(np.array([coco_id(name) for name in image_ids]), truth.image_ids)
     captions, caption_ids_here = _located(np.asarray(caption_ids, np.int64), truth.caption_ids)
@@ -102,12 +106,13 @@ def eccv_figures(scores: Scores, found: Gallery, *, label: str = "") -> Figures:
 
     scores: of all the user's images and captions; `found` says which of them count. Units are images.
     """
-    rankings, left_out = _rankings(scores, found, "eccv", with_hits=True, label=label)
+    rankings, left_out = _rankings(scores, found, "eccv", depth=_DEEPEST, label=label)
     unit = _image_of_query(found)
+    unseen = _never_shown("eccv", found)
     names = {"map_at_r": "map_at_r", "rprecision": "r_precision", "r1": "exact_r1"}
     statistics: dict[str, Statistic] = {}
     for way, ranking in rankings.items():
-        values = per_query(ranking)
+        values = per_query(ranking, ranking.positives + unseen[way][ranking.queries])
         for name, key in names.items():
             statistics[f"{way}_{name}"] = mean(
                 values[key], unit[way][ranking.queries], units=len(found.images), scale=100
@@ -129,7 +134,7 @@ def recall_figures(scores: Scores, found: Gallery, kind: str = "cxc", *, label: 
 
 
 def _rankings(
-    scores: Scores, found: Gallery, kind: str, *, with_hits: bool = False, label: str = ""
+    scores: Scores, found: Gallery, kind: str, *, depth: int = 0, label: str = ""
 ) -> tuple[dict[str, Ranking], tuple[str, ...]]:
     """The rankings both ways, and what to say of queries whose positives are all absent."""
     part = scores.take(found.images, found.captions)
@@ -143,12 +148,30 @@ def _rankings(
             [number[item] for item in truth.get(query, ()) if item in number] for query in queries.tolist()
         ]
         rankings[way] = search[way](
-            Positives.of_lists(answers), with_hits=with_hits, label=label and f"{label} {way}"
+            Positives.of_lists(answers), depth=depth, label=label and f"{label} {way}"
         )
-        absent = sum(query in truth and not found for query, found in zip(queries.tolist(), answers, strict=True))
+        absent = sum(
+            query in truth and not found for query, found in zip(queries.tolist(), answers, strict=True)
+        )
         if absent:
             notes.append(f"{way}: {absent} queries are left out, all their positives are absent")
     return rankings, tuple(notes)
+
+
+def _never_shown(kind: str, found: Gallery) -> dict[str, np.ndarray]:
+    """Each query's positives that are captions beyond the first five of their image, in nobody's gallery. The
+    package counts them into R, so they are counted here."""
+    shown = {"i2t": set(ground_truth().caption_ids.tolist()), "t2i": set(ground_truth().image_ids.tolist())}
+    queries = {"i2t": found.image_ids, "t2i": found.caption_ids}
+    return {
+        way: np.array(
+            [
+                len(set(ground_truth().positives(kind, way).get(query, ())) - shown[way])
+                for query in ids.tolist()
+            ]
+        )
+        for way, ids in queries.items()
+    }
 
 
 def _image_of_query(found: Gallery) -> dict[str, np.ndarray]:

@@ -35,7 +35,9 @@ class Figures:
         return {name: float(statistic(ones)[0]) for name, statistic in self.statistics.items()}
 
 
-def mean(values: np.ndarray, unit: np.ndarray | None = None, *, units: int = 0, scale: float = 1.0) -> Statistic:
+def mean(
+    values: np.ndarray, unit: np.ndarray | None = None, *, units: int = 0, scale: float = 1.0
+) -> Statistic:
     """The mean of `values` [n], each of which belongs to a unit [n]; by default each is a unit itself."""
     if unit is None:
         unit, units = np.arange(len(values)), len(values)
@@ -75,7 +77,9 @@ def pearson(x: np.ndarray, y: np.ndarray) -> Statistic:
 
 def average(statistics: list[Statistic], weights_of: np.ndarray | None = None) -> Statistic:
     """The mean of several figures; `weights_of` gives them fixed weights."""
-    share = np.full(len(statistics), 1 / len(statistics)) if weights_of is None else weights_of / weights_of.sum()
+    share = (
+        np.full(len(statistics), 1 / len(statistics)) if weights_of is None else weights_of / weights_of.sum()
+    )
     return lambda weights: sum(s * part(weights) for s, part in zip(share, statistics, strict=True))
 
 

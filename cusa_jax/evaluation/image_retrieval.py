@@ -34,7 +34,7 @@ def leave_one_out(features: ArrayLike, labels: ArrayLike, *, label: str = "") ->
     features, labels = _checked(features, labels, "images")
     itself = np.arange(len(labels))
     positives = _same_class(labels, labels, excluded=itself)
-    ranking = rank(features, features, positives, excluded=itself, with_hits=True, label=label)
+    ranking = rank(features, features, positives, excluded=itself, depth=positives.most, label=label)
     figures = _figures(ranking, len(labels))
     if len({row.tobytes() for row in features}) == len(features):
         return figures
@@ -46,7 +46,12 @@ def leave_one_out(features: ArrayLike, labels: ArrayLike, *, label: str = "") ->
 
 
 def query_gallery(
-    query: ArrayLike, query_labels: ArrayLike, gallery: ArrayLike, gallery_labels: ArrayLike, *, label: str = ""
+    query: ArrayLike,
+    query_labels: ArrayLike,
+    gallery: ArrayLike,
+    gallery_labels: ArrayLike,
+    *,
+    label: str = "",
 ) -> Figures:
     """Every query looks for a gallery image of its class; names, units (queries) and errors as `leave_one_out`."""
     query, query_labels = _checked(query, query_labels, "query images")
@@ -54,7 +59,7 @@ def query_gallery(
     if query.shape[1] != gallery.shape[1]:
         raise InputError(f"query features {query.shape} and gallery features {gallery.shape} differ in width")
     positives = _same_class(query_labels, gallery_labels)
-    ranking = rank(query, gallery, positives, with_hits=True, label=label)
+    ranking = rank(query, gallery, positives, depth=positives.most, label=label)
     return _figures(ranking, len(query))
 
 
@@ -69,14 +74,20 @@ def _figures(ranking: Ranking, queries: int) -> Figures:
         statistics[name] = mean(values[key], ranking.queries, units=queries, scale=100)
     notes = []
     if alone := queries - len(ranking.queries):
-        notes.append(f"{alone} queries have no image of their class to find: wrong at rank-1, left out of mAP@R")
+        notes.append(
+            f"{alone} queries have no image of their class to find: wrong at rank-1, left out of mAP@R"
+        )
     if (ranking.worst > ranking.best).any():
         bounds = [100 * np.count_nonzero(bound < 1) / queries for bound in (ranking.worst, ranking.best)]
-        notes.append(f"equal scores, ranked by image number; by how they fall, rank-1 is {bounds[0]:.2f}–{bounds[1]:.2f}")
+        notes.append(
+            f"equal scores, ranked by image number; by how they fall, rank-1 is {bounds[0]:.2f}–{bounds[1]:.2f}"
+        )
     return Figures("image", (queries,), statistics, notes=tuple(notes))
 
 
-def _same_class(query_labels: np.ndarray, labels: np.ndarray, excluded: np.ndarray | None = None) -> Positives:
+def _same_class(
+    query_labels: np.ndarray, labels: np.ndarray, excluded: np.ndarray | None = None
+) -> Positives:
     """The items with each query's label, without the item `excluded` [Q] for it."""
     order = np.argsort(labels, kind="stable").astype(np.int32)
     first = np.searchsorted(labels[order], query_labels, side="left")
@@ -87,13 +98,16 @@ def _same_class(query_labels: np.ndarray, labels: np.ndarray, excluded: np.ndarr
     items = order[np.arange(starts[-1]) - starts[query] + first[query]]
     if excluded is not None:
         kept = items != excluded[query]
-        items, starts = items[kept], np.r_[0, np.cumsum(np.bincount(query[kept], minlength=len(query_labels)))]
+        items, starts = (
+            items[kept],
+            np.r_[0, np.cumsum(np.bincount(query[kept], minlength=len(query_labels)))],
+        )
     return Positives(starts, items)
 
 
 def _second_nearest(features: np.ndarray, labels: np.ndarray) -> float:
     """The reference's rank-1, in percent: is the second nearest of all images, oneself among them, of the class?"""
-    ranking = rank(features, features, _same_class(labels, labels), with_hits=True)
+    ranking = rank(features, features, _same_class(labels, labels), depth=2)
     return 100 * float(ranking.hits[:, 1].mean())
 
 

@@ -63,6 +63,11 @@ class Positives:
         """int [Q], right answers per query."""
         return np.diff(self.starts)
 
+    @property
+    def most(self) -> int:
+        """The largest number of right answers of a query."""
+        return int(self.counts.max(initial=0))
+
     def padded(self, queries: np.ndarray, width: int, fill: int) -> np.ndarray:
         """int32 [len(queries), width]: the answers of some queries, filled up with `fill`."""
         place = np.arange(width)
@@ -94,7 +99,7 @@ def rank(
     positives: Positives,
     *,
     excluded: np.ndarray | None = None,
-    with_hits: bool = False,
+    depth: int = 0,
     mesh: Mesh | None = None,
     label: str = "",
 ) -> Ranking:
@@ -102,7 +107,7 @@ def rank(
 
     queries: float [Q, D]. items: float [N, D]; None where `queries` holds the scores [Q, N] themselves.
     excluded: int [Q], an item that each query must not find, itself say.
-    with_hits: returns `hits` as deep as the largest number of right answers of a query.
+    depth: how many places of `hits` to return, at most N; the largest number of right answers is what mAP@R needs.
     mesh: devices that share the queries; all of them by default. label: of the progress bar; '' shows none.
     Raises InputError where nothing has a right answer.
     """
@@ -111,7 +116,7 @@ def rank(
     if not len(answerable):
         raise InputError("no query has a right answer among the items: there is nothing to retrieve")
     n_items = queries.shape[1] if items is None else len(items)
-    width = int(positives.counts.max())
+    width = positives.most
     rows = sharding.round_up(max(1, min(_BLOCK_SCORES // n_items * mesh.size, len(answerable))), mesh.size)
     replicated = None if items is None else _replicate(np.asarray(items, np.float32), mesh)
 
@@ -124,11 +129,10 @@ def rank(
         arrays = (
             np.asarray(queries[padded], np.float32),
             positives.padded(padded, width, fill=n_items),
-            np.full(rows, n_items, np.int32) if excluded is None else excluded[padded].astype(np.int32),
+            None if excluded is None else excluded[padded].astype(np.int32),
         )
-        out = _rank_block(
-            *(sharding.put_rows(array, mesh) for array in arrays), replicated, depth=width * with_hits
-        )
+        on_device = (None if array is None else sharding.put_rows(array, mesh) for array in arrays)
+        out = _rank_block(*on_device, replicated, depth=min(depth, n_items))
         blocks.append([sharding.fetch(array)[: len(here)] for array in out])
     better, before, tied, hits = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return Ranking(
@@ -143,14 +147,20 @@ def rank(
 
 @functools.partial(jax.jit, static_argnames="depth")
 def _rank_block(
-    queries: jax.Array, positives: jax.Array, excluded: jax.Array, items: jax.Array | None, *, depth: int
+    queries: jax.Array,
+    positives: jax.Array,
+    excluded: jax.Array | None,
+    items: jax.Array | None,
+    *,
+    depth: int,
 ) -> tuple[jax.Array, ...]:
     """For queries [B, D]: items better than the best positive, equal to it and before it, equal but wrong: [B]
-    each; and hits bool [B, depth]. An item number N (one too many) in positives [B, P] or excluded [B] is none.
+    each; and hits bool [B, depth]. The item number N (one too many) in positives [B, P] is none. excluded: [B].
     """
     scores = queries if items is None else jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
     row = jnp.arange(len(scores))[:, None]
-    scores = scores.at[row, excluded[:, None]].set(-jnp.inf, mode="drop")
+    if excluded is not None:
+        scores = scores.at[row, excluded[:, None]].set(-jnp.inf)
     right = scores.at[row, positives].get(mode="fill", fill_value=-jnp.inf)
     best = right.max(1, keepdims=True)
     first = jnp.where(right == best, positives, scores.shape[1]).min(1, keepdims=True)

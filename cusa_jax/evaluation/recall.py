@@ -43,7 +43,9 @@ class Scores:
         """Cosine similarities. Raises InputError for widths that differ, zero rows and what is not finite."""
         images, texts = normalised(image, "image embeddings"), normalised(text, "text embeddings")
         if images.shape[1] != texts.shape[1]:
-            raise InputError(f"image embeddings {images.shape} and text embeddings {texts.shape} differ in width")
+            raise InputError(
+                f"image embeddings {images.shape} and text embeddings {texts.shape} differ in width"
+            )
         return cls(images, texts)
 
     @property
@@ -57,14 +59,14 @@ class Scores:
             return Scores(self.images[np.ix_(images, captions)])
         return Scores(self.images[images], self.texts[captions])
 
-    def image_to_text(self, positives: Positives, *, with_hits: bool = False, label: str = "") -> Ranking:
+    def image_to_text(self, positives: Positives, *, depth: int = 0, label: str = "") -> Ranking:
         """Images look for captions; see `ranking.rank`."""
-        return rank(self.images, self.texts, positives, with_hits=with_hits, label=label)
+        return rank(self.images, self.texts, positives, depth=depth, label=label)
 
-    def text_to_image(self, positives: Positives, *, with_hits: bool = False, label: str = "") -> Ranking:
+    def text_to_image(self, positives: Positives, *, depth: int = 0, label: str = "") -> Ranking:
         """Captions look for images; see `ranking.rank`."""
         sides = (self.images.T, None) if self.texts is None else (self.texts, self.images)
-        return rank(*sides, positives, with_hits=with_hits, label=label)
+        return rank(*sides, positives, depth=depth, label=label)
 
 
 def recall(scores: ArrayLike | Scores, caption_image: ArrayLike) -> dict[str, float]:
@@ -122,23 +124,25 @@ def recall_figures(scores: ArrayLike | Scores, caption_image: ArrayLike, *, labe
     return Figures("image", (units,), _with_sums(statistics), notes=_tie_notes(rankings))
 
 
-def fold_figures(
-    scores: Scores, caption_image: np.ndarray, *, fold: int = 1000, label: str = ""
-) -> Figures:
+def fold_figures(scores: Scores, caption_image: np.ndarray, *, fold: int = 1000, label: str = "") -> Figures:
     """COCO 1K: `recall_figures` of consecutive folds of images, averaged (Karpathy & Fei-Fei, CVPR 2015).
 
     Images must come in Karpathy's order, which defines the folds. Raises InputError where they do not fill folds.
     """
     n_images = scores.shape[0]
     if n_images % fold or not n_images:
-        raise InputError(f"{n_images} images do not split into folds of {fold}: the split is not COCO's 5,000")
+        raise InputError(
+            f"{n_images} images do not split into folds of {fold}: the split is not COCO's 5,000"
+        )
     parts = []
     for start in range(0, n_images, fold):
         captions = np.flatnonzero((caption_image >= start) & (caption_image < start + fold))
         part = scores.take(np.arange(start, start + fold), captions)
         parts.append(recall_figures(part, caption_image[captions] - start, label=label))
     statistics = {
-        name: average([within(part.statistics[name], slice(n * fold, (n + 1) * fold)) for n, part in enumerate(parts)])
+        name: average(
+            [within(part.statistics[name], slice(n * fold, (n + 1) * fold)) for n, part in enumerate(parts)]
+        )
         for name in parts[0].statistics
     }
     notes = tuple(f"fold {n + 1}: {note}" for n, part in enumerate(parts) for note in part.notes)
@@ -166,11 +170,10 @@ def _tie_notes(rankings: dict[str, Ranking]) -> tuple[str, ...]:
     for way, ranking in rankings.items():
         if (ranking.worst > ranking.best).any():
             bounds = (
-                f"R@{k} {100 * np.mean(ranking.worst < k):.2f}–{100 * np.mean(ranking.best < k):.2f}" for k in KS
+                f"R@{k} {100 * np.mean(ranking.worst < k):.2f}–{100 * np.mean(ranking.best < k):.2f}"
+                for k in KS
             )
-            notes.append(
-                f"{way}: equal scores, ranked by item number; by how they fall, {', '.join(bounds)}"
-            )
+            notes.append(f"{way}: equal scores, ranked by item number; by how they fall, {', '.join(bounds)}")
     return tuple(notes)
 
 

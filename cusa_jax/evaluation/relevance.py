@@ -34,9 +34,10 @@ def relevance_metrics(scores: ArrayLike | Scores, relevant: ArrayLike) -> dict[s
         )
     if not relevant.any():
         raise InputError("no caption is relevant to any image: there is nothing to retrieve")
+    captions, images = Positives.of_matrix(relevant.T), Positives.of_matrix(relevant)
     rankings = {
-        "txt": scores.image_to_text(Positives.of_matrix(relevant.T), with_hits=True),
-        "img": scores.text_to_image(Positives.of_matrix(relevant), with_hits=True),
+        "txt": scores.image_to_text(captions, depth=captions.most),
+        "img": scores.text_to_image(images, depth=images.most),
     }
     result: dict[str, float] = {}
     for (prefix, ranking), asked in zip(rankings.items(), scores.shape, strict=True):
@@ -47,13 +48,15 @@ def relevance_metrics(scores: ArrayLike | Scores, relevant: ArrayLike) -> dict[s
     return result
 
 
-def per_query(ranking: Ranking) -> dict[str, np.ndarray]:
+def per_query(ranking: Ranking, relevant: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """`map_at_r`, `r_precision` and `exact_r1` of each answerable query, float64 [A], from its hits.
+
+    relevant: int [A], R, if some relevant items of a query are not among those ranked. The hits must be that deep.
 
     With R relevant items and hit_r = [item at rank r is relevant], mAP@R = 1/R Σ_{r≤R} hit_r · precision@r.
     """
     place = np.arange(1, ranking.hits.shape[1] + 1)
-    total = ranking.positives
+    total = ranking.positives if relevant is None else relevant
     hit = ranking.hits & (place <= total[:, None])
     precision = hit.cumsum(1) / place
     return {

@@ -124,7 +124,9 @@ def _input_and_gold(texts: Path, gold: Path) -> Pairs:
     kept = [(number, row, score) for number, (row, score) in numbered if score.strip()]
     for number, row, _ in kept:
         if len(row) < 2:
-            raise InputError(f"{texts}: line {number} has no tab: it should be two sentences with a tab between")
+            raise InputError(
+                f"{texts}: line {number} has no tab: it should be two sentences with a tab between"
+            )
     return Pairs(
         [_sentence(row[0]) for _, row, _ in kept],
         [_sentence(row[1]) for _, row, _ in kept],

@@ -1,0 +1,82 @@
+"""What an evaluation leaves: results.json, and the tables on the console."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from cusa_jax.evaluation.bootstrap import RESAMPLES, SEED, Difference, Interval, differences, intervals
+from cusa_jax.evaluation.figures import Figures
+
+
+def record(name: str, evaluated: Mapping[str, Figures], skipped: Mapping[str, str]) -> dict[str, Any]:
+    """One model's results.json. Percent, but for ranks; suite and metric names are those of assets/published.json.
+
+    {"model", "suites": {suite: {"head", "unit", "units", "notes", "metrics": {metric: {"value", "low", "high"}}}},
+    "skipped": {suite: why}, "bootstrap": {"level", "resamples", "seed"}}
+    """
+    return {
+        "model": name,
+        "suites": {
+            suite: {
+                "head": figures.head,
+                "unit": figures.unit,
+                "units": sum(figures.strata),
+                "notes": list(figures.notes),
+                "metrics": {metric: _json(interval) for metric, interval in intervals(figures).items()},
+            }
+            for suite, figures in evaluated.items()
+        },
+        "skipped": dict(skipped),
+        "bootstrap": {"level": 0.95, "resamples": RESAMPLES, "seed": SEED},
+    }
+
+
+def comparison(first: Mapping[str, Figures], second: Mapping[str, Figures]) -> dict[str, dict[str, Any]]:
+    """{suite: {metric: {"value", "low", "high", "verdict"}}}, second minus first, where both were evaluated."""
+    return {
+        suite: {
+            metric: {**_json(difference), "verdict": difference.verdict}
+            for metric, difference in differences(first[suite], second[suite]).items()
+        }
+        for suite in first
+        if suite in second
+    }
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """One model's results as text: a block a suite, a figure a line with its 95 % interval, then the notes."""
+    lines = [f"{results['model']} (95 % intervals from {results['bootstrap']['resamples']} resamples)"]
+    for suite, part in results["suites"].items():
+        lines += ["", f"{suite}: {part['head']}, {part['units']} {part['unit']}s"]
+        width = max(map(len, part["metrics"]))
+        lines += [f"  {metric:<{width}}  {_text(value)}" for metric, value in part["metrics"].items()]
+        lines += [f"  note: {note}" for note in part["notes"]]
+    lines += ["", *(f"{suite}: skipped: {why}" for suite, why in results["skipped"].items())]
+    return "\n".join(lines).rstrip()
+
+
+def comparison_table(names: tuple[str, str], compared: Mapping[str, Mapping[str, Any]]) -> str:
+    """The differences as text, second minus first, with the verdict."""
+    lines = [f"{names[1]} − {names[0]}, paired bootstrap, 95 % intervals"]
+    for suite, metrics in compared.items():
+        lines += ["", suite]
+        width = max(map(len, metrics))
+        lines += [
+            f"  {metric:<{width}}  {_text(value, sign='+')}  {value['verdict']}"
+            for metric, value in metrics.items()
+        ]
+    return "\n".join(lines)
+
+
+def _json(interval: Interval | Difference) -> dict[str, float | None]:
+    values = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+
+
+def _text(value: Mapping[str, Any], sign: str = "") -> str:
+    value, low, high = (
+        "n/a" if value[key] is None else f"{value[key]:{sign}.2f}" for key in ("value", "low", "high")
+    )
+    return f"{value:>8}  [{low:>7}, {high:>7}]"

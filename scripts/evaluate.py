@@ -1,0 +1,83 @@
+"""Evaluates a model, or embeddings of any model, by the official protocols of the paper's tables.
+
+python scripts/evaluate.py --checkpoint=RUN_OR_CLIP --suite=flickr30k,coco5k,eccv,sts --data=ROOT
+python scripts/evaluate.py --embeddings=FILE.npz --suite=coco5k,eccv
+python scripts/evaluate.py --compare=A,B --suite=coco5k --data=ROOT
+
+A suite whose data are missing is skipped, with a line that says what is missing. The README says how data lie.
+"""
+
+from pathlib import Path
+
+from absl import app, flags
+
+from cusa_jax.command import errors_in_one_line
+from cusa_jax.config import nearest
+from cusa_jax.errors import InputError
+from cusa_jax.evaluation.figures import Figures
+from cusa_jax.evaluation.open_source import open_source
+from cusa_jax.evaluation.results import comparison, comparison_table, record, table
+from cusa_jax.evaluation.suites import SUITES, Data, Suites
+from cusa_jax.workdir import write_json
+
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "", "Folder of a run, of a Hugging Face CLIP or of a sentence encoder."
+)
+EMBEDDINGS = flags.DEFINE_string(
+    "embeddings", "", "Arrays instead of a model: an .npz (keys: evaluation/sources.py)."
+)
+COMPARE = flags.DEFINE_list("compare", [], "A,B: two of the above, by paired bootstrap, B minus A.")
+SUITE = flags.DEFINE_list("suite", list(SUITES), f"Any of {', '.join(SUITES)}.")
+DATA = flags.DEFINE_list(
+    "data", [], "ROOT that holds the datasets, and NAME=PATH for those that lie elsewhere."
+)
+OUT = flags.DEFINE_string("out", "evaluation", "Folder for results.json.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images or texts encoded at a time.", lower_bound=1)
+WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode images; 0 uses threads.", lower_bound=0)
+
+
+def main(argv: list[str]) -> None:
+    with errors_in_one_line():
+        if argv[1:]:
+            raise InputError(f"unexpected argument '{argv[1]}': options start with --")
+        sources = [path for path in (CHECKPOINT.value, EMBEDDINGS.value) if path] or COMPARE.value
+        if len(sources) != (2 if COMPARE.value else 1):
+            raise InputError("name one of --checkpoint=PATH, --embeddings=FILE.npz and --compare=A,B")
+        for suite in SUITE.value:
+            if suite not in SUITES:
+                raise InputError(f"--suite: '{suite}' is none of {', '.join(SUITES)}{nearest(suite, SUITES)}")
+        evaluated = [_evaluate(path) for path in sources]
+        results = [record(path, *one) for path, one in zip(sources, evaluated, strict=True)]
+        print("\n\n".join(map(table, results)))
+        out = Path(OUT.value)
+        out.mkdir(parents=True, exist_ok=True)
+        if len(sources) == 1:
+            write_json(out / "results.json", results[0])
+        else:
+            compared = comparison(evaluated[0][0], evaluated[1][0])
+            print("\n" + comparison_table((sources[0], sources[1]), compared))
+            write_json(out / "results.json", {"models": results, "differences": compared})
+        print(f"\nresults: {out / 'results.json'}")
+
+
+def _evaluate(path: str) -> tuple[dict[str, Figures], dict[str, str]]:
+    """(figures of each suite, why the others were skipped)."""
+    source = open_source(path, batch_size=BATCH_SIZE.value, workers=WORKERS.value)
+    roots = [entry for entry in DATA.value if "=" not in entry]
+    if len(roots) > 1:
+        raise InputError(
+            f"--data: {roots[0]} and {roots[1]}: only one folder can be the root; name others NAME=PATH"
+        )
+    elsewhere = dict(entry.split("=", 1) for entry in DATA.value if "=" in entry)
+    suites = Suites(source, Data(roots[0] if roots else "", elsewhere))
+    done, skipped = {}, {}
+    for suite in SUITE.value:
+        try:
+            done[suite] = suites.run(suite)
+        except InputError as error:
+            skipped[suite] = str(error)
+    return done, skipped
+
+
+if __name__ == "__main__":
+    app.run(main)
