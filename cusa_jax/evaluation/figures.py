@@ -75,12 +75,14 @@ def pearson(x: np.ndarray, y: np.ndarray) -> Statistic:
     return lambda weights: 100 * _correlation(x, y, weights)
 
 
-def average(statistics: list[Statistic], weights_of: np.ndarray | None = None) -> Statistic:
-    """The mean of several figures; `weights_of` gives them fixed weights."""
-    share = (
-        np.full(len(statistics), 1 / len(statistics)) if weights_of is None else weights_of / weights_of.sum()
-    )
-    return lambda weights: sum(s * part(weights) for s, part in zip(share, statistics, strict=True))
+def average(statistics: list[Statistic], shares: np.ndarray | None = None) -> Statistic:
+    """The mean of several figures, weighted by their `shares`."""
+    return lambda weights: np.average([part(weights) for part in statistics], axis=0, weights=shares)
+
+
+def total(statistics: list[Statistic]) -> Statistic:
+    """The sum of several figures."""
+    return lambda weights: np.sum([part(weights) for part in statistics], axis=0)
 
 
 def within(statistic: Statistic, units: slice) -> Statistic:
@@ -90,7 +92,8 @@ def within(statistic: Statistic, units: slice) -> Statistic:
 
 def side_by_side(unit: str, parts: Mapping[str, Figures], **rest) -> Figures:
     """Figures of separate units as one suite, names prefixed with the part's."""
-    statistics, strata = {}, ()
+    statistics: dict[str, Statistic] = {}
+    strata: tuple[int, ...] = ()
     for prefix, part in parts.items():
         here = slice(sum(strata), sum(strata) + sum(part.strata))
         statistics |= {

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.figures import Figures, Statistic, average, mean, median, within
+from cusa_jax.evaluation.figures import Figures, Statistic, average, mean, median, total, within
 from cusa_jax.evaluation.ranking import Positives, Ranking, rank
 
 KS = (1, 5, 10)
@@ -65,8 +65,9 @@ class Scores:
 
     def text_to_image(self, positives: Positives, *, depth: int = 0, label: str = "") -> Ranking:
         """Captions look for images; see `ranking.rank`."""
-        sides = (self.images.T, None) if self.texts is None else (self.texts, self.images)
-        return rank(*sides, positives, depth=depth, label=label)
+        if self.texts is None:
+            return rank(self.images.T, None, positives, depth=depth, label=label)
+        return rank(self.texts, self.images, positives, depth=depth, label=label)
 
 
 def recall(scores: ArrayLike | Scores, caption_image: ArrayLike) -> dict[str, float]:
@@ -162,7 +163,7 @@ def normalised(features: ArrayLike, what: str) -> np.ndarray:
 
 def _with_sums(statistics: dict[str, Statistic]) -> dict[str, Statistic]:
     six = [statistics[f"{way}_r{k}"] for way in _KEYS for k in KS]
-    return statistics | {"r_mean": average(six), "rsum": lambda weights: sum(part(weights) for part in six)}
+    return statistics | {"r_mean": average(six), "rsum": total(six)}
 
 
 def _tie_notes(rankings: dict[str, Ranking]) -> tuple[str, ...]:

@@ -76,7 +76,7 @@ def _json(interval: Interval | Difference) -> dict[str, float | None]:
 
 
 def _text(value: Mapping[str, Any], sign: str = "") -> str:
-    value, low, high = (
+    middle, low, high = (
         "n/a" if value[key] is None else f"{value[key]:{sign}.2f}" for key in ("value", "low", "high")
     )
-    return f"{value:>8}  [{low:>7}, {high:>7}]"
+    return f"{middle:>8}  [{low:>7}, {high:>7}]"

@@ -79,7 +79,8 @@ class Source(Protocol):
 
 class ModelSource:
     """A dual encoder. Uni-modal tasks use the uni-modal heads; a model without them, trained on the contrastive
-    loss or CSA, uses its cross-modal heads, and one without heads CLIP's features (reference evaluation_img.py:196-199)."""
+    loss or CSA, uses its cross-modal heads, and one without heads CLIP's features (reference
+    evaluation_img.py:196-199)."""
 
     needs_data = True
 

@@ -159,7 +159,7 @@ def _lines(path: Path) -> list[str]:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(
-            f"{path}: no such file; the sentence pairs are in SentEval's layout, downloaded by its get_transfer_data script"
+            f"{path}: no such file; the layout is that of SentEval's get_transfer_data script"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable UTF-8 text ({error})") from error

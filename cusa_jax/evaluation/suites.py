@@ -84,7 +84,8 @@ class Suites:
     def coco1k(self) -> Figures:
         """Folds in Karpathy's order: by COCO's ids where the captions have them, else in the order of the file."""
         found = self._captions("coco")
-        order, notes = np.arange(found.scores.shape[0]), ("folds follow the order of the file",)
+        order = np.arange(found.scores.shape[0])
+        notes: tuple[str, ...] = ("folds follow the order of the file",)
         if found.caption_ids is not None and found.image_ids:
             here = eccv.gallery(found.image_ids, found.caption_ids)
             if len(here.images) == len(order):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cusa_jax.errors import InputError
+from cusa_jax.evaluation import ranking
 from cusa_jax.evaluation.recall import Scores, fold_figures, ranks_both_ways, recall, recall_figures
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -72,3 +73,78 @@ def test_equal_scores_rank_by_number():
 def test_refuses_what_has_no_recall(scores, caption_image, message):
     with pytest.raises(InputError, match=message):
         recall(scores, caption_image)
+
+
+@pytest.mark.parametrize("case", ["random_20x100", "informative_40x200", "ties_few"])
+def test_figures_are_the_same_numbers(case):
+    scores, caption_image = golden_scores(case), np.array(CASES[case]["caption_image"])
+    figures = recall_figures(scores, caption_image).values()
+    expected = recall(scores, caption_image)
+    for ours, theirs in (("i2t", "txt"), ("t2i", "img")):
+        for k in (1, 5, 10):
+            assert figures[f"{ours}_r{k}"] == pytest.approx(expected[f"{theirs}_r{k}"])
+    assert figures["rsum"] == pytest.approx(expected["rsum"])
+    assert figures["r_mean"] == pytest.approx(expected["r_mean"])
+    for way, ranked in zip(("i2t", "t2i"), ranks_both_ways(scores, caption_image), strict=True):
+        assert figures[f"{way}_mean_rank"] == pytest.approx(ranked.rank.mean() + 1)
+        assert figures[f"{way}_median_rank"] == np.median(ranked.rank) + 1
+
+
+@pytest.mark.parametrize("case", ["ties_few", "ties_quantised_8_levels", "ties_all_equal"])
+def test_bounds_of_ties_are_the_references_best_and_worst(case):
+    scores, caption_image = golden_scores(case), np.array(CASES[case]["caption_image"])
+    notes = recall_figures(scores, caption_image).notes
+    for way, ranked in zip(("txt", "img"), ranks_both_ways(scores, caption_image), strict=True):
+        bounds = CASES[case]["tie_bounds"][way]
+        for n, k in enumerate((1, 5, 10)):
+            assert round(100 * np.mean(ranked.worst < k), 2) == bounds["pessimistic_r1_5_10"][n]
+            assert round(100 * np.mean(ranked.best < k), 2) == bounds["optimistic_r1_5_10"][n]
+        low, high = bounds["pessimistic_r1_5_10"][0], bounds["optimistic_r1_5_10"][0]
+        assert f"R@1 {low:.2f}–{high:.2f}" in " ".join(notes)
+
+
+def test_without_ties_there_is_no_note():
+    case = CASES["random_20x100"]
+    assert recall_figures(golden_scores("random_20x100"), np.array(case["caption_image"])).notes == ()
+
+
+def embedded(n_images=50, captions=3, width=8):
+    rng = np.random.default_rng(2)
+    image = rng.standard_normal((n_images, width))
+    caption_image = np.repeat(np.arange(n_images), captions)
+    return image, image[caption_image] + rng.standard_normal((n_images * captions, width)), caption_image
+
+
+def test_embeddings_rank_as_their_cosines_in_any_number_of_blocks(monkeypatch):
+    image, text, caption_image = embedded()
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text)]
+    expected = recall(unit[0] @ unit[1].T, caption_image)
+    assert recall(Scores.of_embeddings(image, text), caption_image) == pytest.approx(expected)
+    monkeypatch.setattr(ranking, "_BLOCK_SCORES", 150)
+    assert recall(Scores.of_embeddings(image, text), caption_image) == pytest.approx(expected)
+
+
+def test_folds_average_separate_galleries():
+    image, text, caption_image = embedded()
+    shuffled = np.random.default_rng(3).permutation(len(text))  # captions in any order, images in theirs
+    figures = fold_figures(Scores.of_embeddings(image, text[shuffled]), caption_image[shuffled], fold=10)
+    folds = [
+        recall_figures(Scores.of_embeddings(image[n : n + 10], text[3 * n : 3 * n + 30]), caption_image[:30]).values()
+        for n in range(0, 50, 10)
+    ]
+    assert figures.values() == pytest.approx({name: np.mean([fold[name] for fold in folds]) for name in folds[0]})
+    with pytest.raises(InputError, match="50 images do not split into folds of 20"):
+        fold_figures(Scores.of_embeddings(image, text), caption_image, fold=20)
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "message"),
+    [
+        (np.ones((2, 3)), np.ones((2, 4)), "differ in width"),
+        (np.ones((2, 3)), np.array([[1.0, 0, 0], [0, 0, 0]]), "row 1 of the text embeddings is all zeros"),
+        (np.full((2, 3), np.nan), np.ones((2, 3)), "image embeddings hold NaN"),
+    ],
+)
+def test_refuses_broken_embeddings(image, text, message):
+    with pytest.raises(InputError, match=message):
+        Scores.of_embeddings(image, text)
