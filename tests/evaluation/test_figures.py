@@ -26,7 +26,10 @@ def resamples(*arrays):
         (median(X, np.arange(N)), [np.median(x) for x, _ in resamples(X, Y)]),
         (spearman(X, Y), [100 * stats.spearmanr(*pair).statistic for pair in resamples(X, Y)]),
         (pearson(X, Y), [100 * stats.pearsonr(*pair).statistic for pair in resamples(X, Y)]),
-        (average([mean(X), mean(Y)], np.array([1, 3])), [(x.mean() + 3 * y.mean()) / 4 for x, y in resamples(X, Y)]),
+        (
+            average([mean(X), mean(Y)], np.array([1, 3])),
+            [(x.mean() + 3 * y.mean()) / 4 for x, y in resamples(X, Y)],
+        ),
         (total([mean(X), mean(Y)]), [x.mean() + y.mean() for x, y in resamples(X, Y)]),
     ],
     ids=["mean", "median", "spearman", "pearson", "average", "total"],
@@ -107,7 +110,10 @@ def test_a_figure_that_no_resample_has_is_nan_and_not_a_number():
 
 
 def test_parts_keep_their_units():
-    parts = {"a": Figures("image", (N,), {"m": mean(X)}), "": Figures("image", (N,), {"m": mean(Y)}, notes=("n",))}
+    parts = {
+        "a": Figures("image", (N,), {"m": mean(X)}),
+        "": Figures("image", (N,), {"m": mean(Y)}, notes=("n",)),
+    }
     whole = side_by_side("image", parts)
     assert whole.strata == (N, N)
     assert whole.values() == pytest.approx({"a_m": X.mean(), "m": Y.mean()})

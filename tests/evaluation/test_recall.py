@@ -129,10 +129,14 @@ def test_folds_average_separate_galleries():
     shuffled = np.random.default_rng(3).permutation(len(text))  # captions in any order, images in theirs
     figures = fold_figures(Scores.of_embeddings(image, text[shuffled]), caption_image[shuffled], fold=10)
     folds = [
-        recall_figures(Scores.of_embeddings(image[n : n + 10], text[3 * n : 3 * n + 30]), caption_image[:30]).values()
+        recall_figures(
+            Scores.of_embeddings(image[n : n + 10], text[3 * n : 3 * n + 30]), caption_image[:30]
+        ).values()
         for n in range(0, 50, 10)
     ]
-    assert figures.values() == pytest.approx({name: np.mean([fold[name] for fold in folds]) for name in folds[0]})
+    assert figures.values() == pytest.approx(
+        {name: np.mean([fold[name] for fold in folds]) for name in folds[0]}
+    )
     with pytest.raises(InputError, match="50 images do not split into folds of 20"):
         fold_figures(Scores.of_embeddings(image, text), caption_image, fold=20)
 

@@ -1,0 +1,72 @@
+"""CxC's graded similarity against scipy on small files of its format."""
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from cusa_jax.errors import InputError
+from cusa_jax.evaluation.cxc import graded_figures, read_ratings
+
+ROWS = {
+    "sts": ("caption1,caption2", ["COCO_val2014:sentid:11", "COCO_val2014:sentid:12"]),
+    "sis": ("image1,image2", ["COCO_val2014_000000000101.jpg", "COCO_val2014_000000000102.jpg"]),
+    "sits": ("caption,image", ["COCO_val2014:sentid:11", "COCO_val2014_000000000101.jpg"]),
+}
+CAPTIONS, IMAGES = np.array([13, 11, 12, 14]), np.array([103, 101, 102])
+IDS = {"caption": CAPTIONS, "image": IMAGES}
+RNG = np.random.default_rng(0)
+FEATURES = {"caption": RNG.standard_normal((4, 6)), "image": RNG.standard_normal((3, 6))}
+
+
+def name(kind, number):
+    return f"COCO_val2014:sentid:{number}" if kind == "caption" else f"COCO_val2014_{number:012}.jpg"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """All pairs, and one with an item that is not there."""
+    for kind, (columns, _) in ROWS.items():
+        sides = [column.rstrip("12") for column in columns.split(",")]
+        pairs = [(a, b) for a in IDS[sides[0]] for b in IDS[sides[1]]] + [(99, IDS[sides[1]][0])]
+        lines = [f"{name(sides[0], a)},{name(sides[1], b)},{(7 * a + 3 * b) % 5},x" for a, b in pairs]
+        (tmp_path / f"{kind}_test.csv").write_text(
+            "\n".join([f"{columns},agg_score,sampling_method", *lines]) + "\n"
+        )
+    return tmp_path
+
+
+def graded(folder):
+    ratings = {kind: read_ratings(folder, kind) for kind in ROWS}
+    text, image = FEATURES["caption"], FEATURES["image"]
+    return graded_figures(ratings, CAPTIONS, IMAGES, text, image, 2 * text, -image)
+
+
+def test_equals_scipy_on_the_pairs_that_are_there(folder):
+    figures = graded(folder)
+    heads = {"sts": (1, 1), "sis": (1, 1), "sits": (2, -1)}
+    for (kind, (columns, _)), figure in zip(
+        ROWS.items(), ("text_text", "image_image", "text_image"), strict=True
+    ):
+        sides = [column.rstrip("12") for column in columns.split(",")]
+        a, b = np.meshgrid(IDS[sides[0]], IDS[sides[1]], indexing="ij")
+        similarity = np.prod(heads[kind]) * FEATURES[sides[0]] @ FEATURES[sides[1]].T
+        expected = 100 * spearmanr(similarity.ravel(), ((7 * a + 3 * b) % 5).ravel()).statistic
+        assert figures.values()[figure] == pytest.approx(expected, rel=1e-12)
+    assert figures.strata == (16, 9, 12)
+    assert figures.notes[0] == "text_text: 1 of 17 rated pairs are absent"
+
+
+def test_bad_files_are_named(folder):
+    (folder / "sis_test.csv").unlink()
+    with pytest.raises(InputError, match=r"sis_test.csv: cannot be read"):
+        graded(folder)
+    for content in ("image1,image2\na,b\n", "image1,image2,agg_score\nx,y,1\n", "image1,image2,agg_score\n"):
+        (folder / "sis_test.csv").write_text(content)
+        with pytest.raises(InputError, match=r"sis_test.csv: (not a table|holds no ratings)"):
+            graded(folder)
+
+
+def test_strangers_are_refused(folder):
+    ratings = {"sis": read_ratings(folder, "sis")}
+    with pytest.raises(InputError, match="none of the rated image_image pairs"):
+        graded_figures(ratings, CAPTIONS, IMAGES + 1000, *FEATURES.values(), *FEATURES.values())
