@@ -64,9 +64,15 @@ class Gallery:
     caption_ids: np.ndarray
 
     @property
+    def complete(self) -> bool:
+        """Whether nothing of the test split is absent."""
+        truth = ground_truth()
+        return len(self.images) == len(truth.image_ids) and len(self.captions) == len(truth.caption_ids)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         truth = ground_truth()
-        if len(self.captions) == len(truth.caption_ids):
+        if self.complete:
             return ()
         return (
             f"partial gallery: {len(self.images)} of {len(truth.image_ids)} images and {len(self.captions)} of "
@@ -159,14 +165,17 @@ def _rankings(
 
 
 def _never_shown(kind: str, found: Gallery) -> dict[str, np.ndarray]:
-    """Each query's positives that are captions beyond the first five of their image, in nobody's gallery. The
-    package counts them into R, so they are counted here."""
+    """Each query's positives that are in nobody's gallery: two captions beyond the first five of their image.
+
+    The package counts them into R, so they are counted for a complete gallery; a partial one is judged by what is
+    there.
+    """
     shown = {"i2t": set(ground_truth().caption_ids.tolist()), "t2i": set(ground_truth().image_ids.tolist())}
     queries = {"i2t": found.image_ids, "t2i": found.caption_ids}
     return {
         way: np.array(
             [
-                len(set(ground_truth().positives(kind, way).get(query, ())) - shown[way])
+                found.complete * len(set(ground_truth().positives(kind, way).get(query, ())) - shown[way])
                 for query in ids.tolist()
             ]
         )
