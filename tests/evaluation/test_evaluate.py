@@ -38,7 +38,8 @@ def data(tmp_path_factory):
     (root / "sop" / "Ebay_test.txt").write_text("\n".join(["image_id class_id super_class_id path", *lines]))
     folder = root / "senteval" / "downstream" / "STS" / "STSBenchmark"
     folder.mkdir(parents=True)
-    rows = [f"a\tb\tc\t{n}\t{n % 5}\ta red  circle {n}\ta blue circle" for n in range(9)]
+    colours = ("red", "blue", "green")
+    rows = [f"a\tb\tc\tn\t{5 * (a == b)}\ta {a}  circle\ta {b} square" for a in colours for b in colours]
     (folder / "sts-test.csv").write_text("\n".join(rows))
     return root
 
@@ -147,20 +148,41 @@ def test_two_are_compared_in_pairs(arrays):
     assert "better" not in done.stdout
 
 
+def test_bad_input_is_one_line(tmp_path):
+    done = evaluate("--suite=flickr", out=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: name one of --checkpoint=PATH")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("path", "message"),
     [
-        (["--suite=flickr"], "'flickr' is none of .* (did you mean 'flickr30k'?)"),
-        ([], "name one of --checkpoint"),
-        (["--embeddings=nothing.npz"], "nothing.npz: not a readable .npz"),
-        (["--checkpoint=nothing"], "nothing: neither the folder of a run"),
+        ("nothing.npz", "nothing.npz: not a readable .npz"),
+        ("nothing", "nothing: neither the folder of a run"),
     ],
 )
-def test_bad_input_is_one_line(options, message, tmp_path):
-    done = evaluate(*options, out=tmp_path)
-    assert done.returncode == 2
-    assert message.split(" .* ")[-1] in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_is_no_source_is_refused(path, message):
+    with pytest.raises(InputError, match=message):
+        open_source(path, batch_size=8, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "dataset", "message"),
+    [
+        (Data("nowhere"), "cub", r"nowhere/cub: no such folder; it holds CUB_200_2011/images/"),
+        (Data(), "sts", "--data names no folder for sts"),
+    ],
+)
+def test_missing_data_say_what_belongs_where(data, dataset, message):
+    with pytest.raises(InputError, match=message):
+        data.folder(dataset)
+
+
+def test_datasets_may_lie_elsewhere(tmp_path):
+    assert Data("nowhere", {"coco": str(tmp_path)}).folder("coco") == tmp_path
+    with pytest.raises(InputError, match="no dataset is called 'coca'"):
+        Data("", {"coca": "x"})
 
 
 def evaluate(*options, out):
