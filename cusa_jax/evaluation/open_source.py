@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cusa_jax import sharding, temperatures
@@ -12,11 +14,11 @@ from cusa_jax.checkpoint import Checkpoints
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.sources import ArraySource, ModelSource, Source, TextSource
 from cusa_jax.experiment import build_model
-from cusa_jax.models.dual_encoder import DualEncoder, init_params
+from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.teachers.load import load_text_teacher
-from cusa_jax.types import Params
+from cusa_jax.types import Params, TrainState
 from cusa_jax.weights.huggingface import read_clip
-from cusa_jax.weights.openai import clip_params
+from cusa_jax.weights.openai import clip_variables
 from cusa_jax.workdir import CONFIG, read_json
 
 
@@ -36,28 +38,29 @@ def open_source(path: str, *, batch_size: int, workers: int) -> Source:
         )
     config = read_json(folder / CONFIG)
     if "loss" in config:
-        model, params = _run_model(folder, ConfigDict(config))
+        model, variables = _run_model(folder, ConfigDict(config))
     elif "vision_config" in config:
-        model, params = _clip_model(path)
+        model, variables = _clip_model(path)
     else:
         teacher = load_text_teacher(path, caption_keys=(), max_length=512)
         return TextSource(teacher, mesh, batch_size)
-    return ModelSource(path, model, sharding.put_params(params, mesh), mesh, batch_size, workers)
+    return ModelSource(path, model, sharding.put_params(variables, mesh), mesh, batch_size, workers)
 
 
 def _run_model(folder: Path, config: ConfigDict) -> tuple[DualEncoder, Params]:
-    model, params = build_model(config)
+    model, variables = build_model(config)
+    steps = [int(path.name) for path in (folder / "best").glob("*") if path.name.isdecimal()]
+    if not steps:
+        raise InputError(f"{folder / 'best'}: no checkpoint; the run has not validated yet")
+    model_state = {name: collection for name, collection in variables.items() if name != "params"}
     taus = temperatures.init(temperatures.temperatures(config.loss))
-    checkpoints = Checkpoints(folder, config.to_dict(), config.checkpoint.keep)
-    try:
-        _, restored = checkpoints.restore_best({"model": params, "taus": taus})
-    finally:
-        checkpoints.close()
-    return model, restored["model"]
+    like = TrainState(jnp.zeros((), jnp.int32), {"model": variables["params"], "taus": taus}, model_state, ())
+    with contextlib.closing(Checkpoints(folder, config.to_dict(), config.checkpoint.keep)) as checkpoints:
+        return model, checkpoints.restore_best(max(steps), like)
 
 
 def _clip_model(path: str) -> tuple[DualEncoder, Params]:
     clip, tensors = read_clip(path)
     model = DualEncoder(clip=clip, cross_heads=False, uni_heads=False)
-    template = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
-    return model, clip_params(tensors, clip, template, path)
+    template = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+    return model, clip_variables(tensors, clip, template, path)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -22,6 +23,7 @@ from cusa_jax.evaluation.results import record, table
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.evaluation.suites import SUITES, Data, Suites
 from cusa_jax.experiment import build_model
+from cusa_jax.types import TrainState
 from cusa_jax.workdir import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -50,10 +52,11 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = with_argument(demo.get_config(), "loss=contrastive")
     write_json(workdir / "config.json", json.loads(config.to_json()))
-    _, params = build_model(config)
+    _, variables = build_model(config)
     checkpoints = Checkpoints(workdir, config.to_dict(), keep=1)
     taus = temperatures.init(temperatures.temperatures(config.loss))
-    checkpoints.save_best(3, {"model": params, "taus": taus}, {"r_mean": 1.0})
+    state = TrainState(jnp.int32(3), {"model": variables["params"], "taus": taus}, {}, ())
+    checkpoints.save_best(3, state, {"r_mean": 1.0})
     checkpoints.close()
     return workdir
 
@@ -62,11 +65,11 @@ def test_a_run_gets_the_numbers_of_training_and_says_which_head(run, data):
     config = ConfigDict(json.loads((run / "config.json").read_text()))
     suites = Suites(open_source(str(run), batch_size=16, workers=0), Data(str(data)))
     found = suites.run("flickr30k")
-    model, params = build_model(config)
+    model, variables = build_model(config)
     split = load_split(
         str(data / "flickr30k"), "test", image_root="", context_length=model.clip.context_length
     )
-    expected = Evaluator(model, sharding.make_mesh(), config)(params, split)
+    expected = Evaluator(model, sharding.make_mesh(), config)(variables, split)
     for ours, theirs in (("i2t", "txt"), ("t2i", "img")):
         for k in (1, 5, 10):
             assert found.values()[f"{ours}_r{k}"] == pytest.approx(expected[f"{theirs}_r{k}"])
