@@ -7,6 +7,7 @@ Orbax commits a step by renaming its finished folder, so a killed process leaves
 does not notice flipped bits, so every leaf carries a checksum, taken on device.
 """
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
@@ -23,11 +25,14 @@ from cusa_jax.types import Params, TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one run. Saving returns as soon as the arrays are copied; `close` waits for the disk."""
+    """The checkpoints of one run. Saving returns as soon as the arrays are copied; `close` waits for the disk.
 
-    def __init__(self, workdir: Path, config: dict[str, Any], keep: int):
+    described: what lies beside every checkpoint, {'config': the configuration, 'clip': the sizes of the model}.
+    """
+
+    def __init__(self, workdir: Path, described: dict[str, Any], keep: int):
         self._workdir = workdir
-        self._config = config
+        self._described = described
         self._latest = _manager(workdir / "checkpoints", keep)
         self._best = _manager(workdir / "best", 1)
 
@@ -43,7 +48,7 @@ class Checkpoints:
                 # A function of the step alone, and JSON: the run may continue with other processes and workers.
                 batches=ocp.args.JsonSave(batches.get_state()),
                 progress=ocp.args.JsonSave({**progress, "checksums": checksums(state)}),
-                config=ocp.args.JsonSave(self._config),
+                config=ocp.args.JsonSave(self._described),
             ),
         )
 
@@ -87,7 +92,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 model=ocp.args.StandardSave(best),
                 progress=ocp.args.JsonSave({**metrics, "checksums": checksums(best)}),
-                config=ocp.args.JsonSave(self._config),
+                config=ocp.args.JsonSave(self._described),
             ),
         )
         assert saved, f"Orbax declined to save the best model of step {step}"
@@ -155,6 +160,35 @@ def _learned(state: TrainState) -> dict[str, Any]:
     return {"variables": state.variables, "taus": state.params["taus"]}
 
 
+def read_best(workdir: Path) -> tuple[Params, dict[str, Any]]:
+    """({'variables', 'taus'} as numpy arrays, what describes the run) of a run's best model, wherever it was trained.
+
+    Raises InputError where there is none, or it is damaged.
+    """
+    folder = workdir / "best"
+    with contextlib.closing(_manager(folder, 1, create=False)) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise InputError(f"{folder}: no checkpoint in it")
+        try:
+            tree = manager.item_metadata(step)["model"]
+            arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            restored = manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    model=ocp.args.PyTreeRestore(restore_args=arrays),
+                    progress=ocp.args.JsonRestore(),
+                    config=ocp.args.JsonRestore(),
+                ),
+            )
+            sound = _sound(restored["model"], restored["progress"])
+        except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
+            raise InputError(f"{folder / str(step)}: damaged ({_reason(error)})") from error
+    if not sound:
+        raise InputError(f"{folder / str(step)}: damaged (the arrays do not match their checksums)")
+    return restored["model"], restored["config"]
+
+
 def checksums(tree: Any) -> list[int]:
     """One number per leaf: the sum of its bits as 32-bit words, modulo 2^32. Any single change shows."""
     return [int(n) for n in jax.device_get(_sums(jax.tree.leaves(tree)))]
@@ -177,5 +211,6 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
-def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(folder.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+def _manager(folder: Path, keep: int, create: bool = True) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create)
+    return ocp.CheckpointManager(folder.absolute(), options=options)

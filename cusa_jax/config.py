@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS
+from cusa_jax.models.layers import ACTIVATIONS
 
 LOSSES = {  # the four rows of the paper's tables: which of (contrastive, CSA, USA) are on
     "contrastive": ("contrastive",),
@@ -21,6 +22,7 @@ LOSSES = {  # the four rows of the paper's tables: which of (contrastive, CSA, U
 }
 CHOICES = {
     "model.name": (*PRESETS, "auto"),
+    "model.activation": ("", *ACTIVATIONS),
     "model.dtype": ("float32", "bfloat16"),
     "data.on_bad_image": ("error", "skip"),
     "loss.negatives": ("global", "local"),
@@ -50,12 +52,13 @@ def default_config() -> ConfigDict:
     """The paper's recipe; `data.path` and the teachers are the user's to fill in."""
     c = ConfigDict()
     c.seed = 23
-    c.init_from = ""  # folder of a Hugging Face CLIP model; "" starts from random weights
+    c.init_from = ""  # CLIP weights of any format (README: weights in and out); "" starts from random weights
     c.batch_size = 512  # over all devices and hosts; a sample is a caption
     c.accumulate = 1  # micro-batches to encode a batch in, one after another: same step, less memory
 
     # 'auto' takes the sizes from init_from
     c.model = ConfigDict({"name": "vit_b_32", "dtype": "float32", "remat": False})
+    c.model.activation = ""  # 'quick_gelu' | 'gelu', where init_from's file does not say it
 
     c.data = ConfigDict()
     c.data.path = ""  # folder with {train,val,test}.json, Karpathy's or ALBEF's JSON (README: your own data)

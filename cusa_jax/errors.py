@@ -7,3 +7,8 @@ class InputError(ValueError):
 
 class Diverged(ArithmeticError):
     """Training met a NaN or an infinity; the message names the step and the quantity."""
+
+
+def one_line(text: str) -> str:
+    """Names from files as they can be printed: what is no visible character becomes a question mark."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -24,8 +24,8 @@ from cusa_jax.step import Recipe, init_state
 from cusa_jax.teachers.features import caption_keys
 from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
 from cusa_jax.types import Params, Teachers, TrainState
-from cusa_jax.weights.huggingface import read_clip
-from cusa_jax.weights.openai import clip_variables
+from cusa_jax.weights import student
+from cusa_jax.weights.formats import read_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +111,12 @@ def build(config: Any) -> Experiment:
 
 
 def build_model(config: Any) -> tuple[DualEncoder, Params]:
-    """The student and its variables: from `init_from`, with fresh heads, or all fresh, which is said loudly."""
-    clip, tensors = PRESETS.get(config.model.name), None
+    """The student and its variables: what `init_from` has, the rest fresh; all fresh is said loudly."""
+    clip, weights = PRESETS.get(config.model.name), None
     if config.init_from:
-        found, tensors = read_clip(config.init_from)
-        _check_sizes(config, clip, found)
-        clip = found
+        weights = read_weights(config.init_from, config.model.activation)
+        _check_sizes(config, clip, weights.clip)
+        clip = weights.clip
         if clip.vocab_size != VOCAB_SIZE:
             raise InputError(
                 f"{config.init_from}: its vocabulary has {clip.vocab_size} tokens, CLIP's has {VOCAB_SIZE}; "
@@ -124,6 +124,8 @@ def build_model(config: Any) -> tuple[DualEncoder, Params]:
             )
     if clip is None:
         raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
+    if config.model.activation:
+        clip = dataclasses.replace(clip, activation=config.model.activation)
     model = DualEncoder(
         clip=clip,
         cross_heads=config.loss.contrastive.weight > 0 or config.loss.csa.weight > 0,
@@ -132,10 +134,11 @@ def build_model(config: Any) -> tuple[DualEncoder, Params]:
         dtype=jax.numpy.dtype(config.model.dtype),
     )
     variables = jax.jit(init_variables, static_argnums=0)(model, jax.random.key(config.seed))
-    if tensors is None:
+    if weights is None:
         logging.warning("CLIP STARTS FROM RANDOM WEIGHTS: config.init_from is empty")
         return model, variables
-    loaded = clip_variables(tensors, clip, variables, config.init_from)
+    heads = [kind for kind in ("cross", "uni") if f"{kind}_image" in variables["params"]]
+    loaded = student.variables(weights, heads, config.init_from)
     return model, {name: {**fresh, **loaded[name]} for name, fresh in variables.items()}
 
 

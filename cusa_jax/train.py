@@ -1,6 +1,7 @@
 """The training loop: resume, step, log, validate, checkpoint; at the end, test the best model once."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -40,8 +41,9 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
     step_function = jax.jit(functools.partial(train_step, recipe=run.recipe), donate_argnums=0)
     evaluate = Evaluator(run.recipe.model, run.mesh, config)
 
+    described = {"config": config.to_dict(), "clip": dataclasses.asdict(run.recipe.model.clip)}
     with (
-        contextlib.closing(Checkpoints(workdir, config.to_dict(), config.checkpoint.keep)) as checkpoints,
+        contextlib.closing(Checkpoints(workdir, described, config.checkpoint.keep)) as checkpoints,
         contextlib.closing(run.batches) as batches,
         stop_requests() as stop_requested,
     ):

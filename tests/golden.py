@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,18 @@ def rounding(f32: Any, f64: Any, dtype: str) -> float:
     ratio of the machine epsilons, 2^-29.
     """
     return 2 * float(np.abs(np.asarray(f32, np.float64) - f64).max()) * {"f32": 1.0, "f64": 2.0**-29}[dtype]
+
+
+def damaged(data: bytes, truncations: int, flips: int) -> Iterator[bytes]:
+    """The file cut short, and with one to three bits flipped, at reproducible places."""
+    rng = np.random.default_rng(0)
+    for cut in rng.integers(0, len(data), truncations):
+        yield data[:cut]
+    for _ in range(flips):
+        flipped = bytearray(data)
+        for position in rng.integers(0, len(data), rng.integers(1, 4)):
+            flipped[position] ^= 1 << rng.integers(8)
+        yield bytes(flipped)
 
 
 # --- formulas -------------------------------------------------------------------------------------------------

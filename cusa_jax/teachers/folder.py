@@ -15,18 +15,21 @@ from cusa_jax.teachers.features import SUFFIXES
 _WANTED = ("*.safetensors", "*.json", "*.txt")  # never pickles, never code
 
 
-def locate(source: str) -> Path:
+def locate(source: str, *suffixes: str) -> Path:
     """An existing folder, or an existing `.npz` or `.npy` file; a Hugging Face id is downloaded (or in the cache).
+
+    suffixes: of files that are taken, too.
 
     Raises InputError where there is no such thing.
     """
     path = Path(source).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix in SUFFIXES):
+    if path.is_dir() or (path.is_file() and path.suffix in (*SUFFIXES, *suffixes)):
         return path
     if path.suffix in (".pt", ".pth", ".bin"):
-        raise InputError(
-            f"{source}: PyTorch files are not read; give a folder with config.json and model.safetensors"
+        taken = (
+            f"{', '.join(suffixes)} of UNICOM is read; otherwise" if suffixes else "by itself it is not read;"
         )
+        raise InputError(f"{source}: {taken} give the folder with config.json")
     if path.is_file():
         raise InputError(f"{source}: a teacher is a model folder or a feature file ({' or '.join(SUFFIXES)})")
     if path.suffix in SUFFIXES or path.is_absolute() or source.count("/") > 1:

@@ -16,7 +16,7 @@ from cusa_jax.teachers.features import feature_teacher
 from cusa_jax.teachers.folder import locate, read_json
 from cusa_jax.teachers.mpnet import MPNet
 from cusa_jax.teachers.text import TextEncoder, text_teacher
-from cusa_jax.teachers.unicom import Unicom
+from cusa_jax.teachers.unicom import Unicom, UnicomConfig
 from cusa_jax.types import Params, Teacher
 
 
@@ -44,12 +44,14 @@ def load_text_teacher(
 
 def load_image_teacher(source: str, *, image_ids: Sequence[str], dtype: str = "float32") -> Teacher:
     """The image teacher at `source`. image_ids: only a feature file reads them. The rest as for text."""
-    path = locate(source)
+    path = locate(source, ".pt")
+    if path.suffix == ".pt" and path.is_file():
+        return _unicom_teacher(source, *own.read_unicom(path), jnp.dtype(dtype))
     if path.is_file():
         return feature_teacher(path, image_ids)
     config = _read_config(path, ("unicom", *transformers_flax.IMAGE_MODELS), "image")
     if config["model_type"] == "unicom":
-        return _unicom_teacher(source, path, config, jnp.dtype(dtype))
+        return _unicom_teacher(source, *own.load(path, config), jnp.dtype(dtype))
     return transformers_flax.image_teacher(source, path, config, jnp.dtype(dtype))
 
 
@@ -73,8 +75,7 @@ def _mpnet_encoder(folder: Path, raw_config: dict[str, Any], dtype: jnp.dtype) -
     return TextEncoder(params, states, config.max_tokens, config.vocab_size, config.pad_token_id)
 
 
-def _unicom_teacher(name: str, folder: Path, raw_config: dict[str, Any], dtype: jnp.dtype) -> Teacher:
-    config, params = own.load(folder, raw_config)
+def _unicom_teacher(name: str, config: UnicomConfig, params: Params, dtype: jnp.dtype) -> Teacher:
     model = Unicom(config, dtype)
 
     def apply(params: Params, pixels: jax.Array) -> jax.Array:

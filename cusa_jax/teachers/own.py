@@ -13,11 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cusa_jax.errors import InputError
 from cusa_jax.teachers import mpnet, unicom
 from cusa_jax.types import Params
-from cusa_jax.weights import torch_layout
+from cusa_jax.weights import torch_file, torch_layout
 
 Config = mpnet.MPNetConfig | unicom.UnicomConfig
 
@@ -92,13 +93,25 @@ def load(folder: Path, raw_config: Mapping[str, Any]) -> tuple[Any, Params]:
     """
     family = FAMILIES[raw_config["model_type"]]
     config = _parse_config(family.config, raw_config, folder / "config.json")
-    path = folder / "model.safetensors"
-    tensors = {
-        key.removeprefix(family.prefix): tensor for key, tensor in torch_layout.read_safetensors(path).items()
-    }
+    return config, _params(family, config, torch_layout.read_folder(folder), folder)
+
+
+def read_unicom(path: Path) -> tuple[unicom.UnicomConfig, Params]:
+    """Config and float32 parameters of a `.pt` as UNICOM releases them. Raises InputError where it is none."""
+    tensors = torch_file.flatten(torch_file.read(path))
+    try:
+        config = unicom.config_of(tensors)
+    except (KeyError, ValueError, ArithmeticError) as error:
+        raise InputError(f"{path}: not the weights of UNICOM ({' '.join(map(str, error.args))})") from error
+    return config, _params(FAMILIES["unicom"], config, tensors, path)
+
+
+def _params(family: Family, config: Config, tensors: Mapping[str, np.ndarray], where: Path) -> Params:
+    named = {key.removeprefix(family.prefix): tensor for key, tensor in tensors.items()}
     template = jax.eval_shape(lambda: family.init(config))
-    table = family.key_table(config)
-    return config, torch_layout.from_torch(tensors, template, table, ignored=family.ignored, where=path)
+    return torch_layout.from_torch(
+        named, template, family.key_table(config), ignored=family.ignored, where=where
+    )
 
 
 def _parse_config(kind: type, raw: Mapping[str, Any], path: Path) -> Any:

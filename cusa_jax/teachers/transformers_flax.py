@@ -19,7 +19,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.teachers.folder import read_json
 from cusa_jax.teachers.text import TextEncoder
 from cusa_jax.types import Params, Teacher
-from cusa_jax.weights.torch_layout import read_safetensors
+from cusa_jax.weights.torch_layout import read_folder
 
 # The pinned release says with every model that its Flax classes will go; the pin is the answer.
 logging.getLogger("transformers.modeling_flax_utils").addFilter(
@@ -115,9 +115,8 @@ def _load(class_name: str, folder: Path, dtype: jnp.dtype) -> tuple[Any, Params]
             f"{folder}/config.json: transformers cannot build {class_name} ({reason})"
         ) from error
 
-    weights = folder / "model.safetensors"
     template = traverse_util.flatten_dict(model.params_shape_tree)
-    found = _flax_names(read_safetensors(weights), template, model_class.base_model_prefix)
+    found = _flax_names(read_folder(folder), template, model_class.base_model_prefix)
     missing = ["/".join(path) for path in template if path not in found and _UNUSED not in path]
     unfit = [
         f"{'/'.join(path)} {found[path].shape} for {leaf.shape}"
@@ -131,7 +130,7 @@ def _load(class_name: str, folder: Path, dtype: jnp.dtype) -> tuple[Any, Params]
             if keys
         )
         raise InputError(
-            f"{weights}: the weights are not those of the model that its config.json describes: {told}"
+            f"{folder}: the weights are not those of the model that its config.json describes: {told}"
         )
     params = {
         path: np.asarray(found.get(path, np.zeros(leaf.shape)), np.float32) for path, leaf in template.items()

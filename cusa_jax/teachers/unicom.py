@@ -8,10 +8,12 @@ unicom/vision_transformer.py, in evaluation mode). CUSA takes `forward_features`
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cusa_jax.data.images import CLIP_MEAN, CLIP_STD
 from cusa_jax.errors import InputError
@@ -103,6 +105,24 @@ class Block(nn.Module):
 
 def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(1e-5, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def config_of(tensors: Mapping[str, np.ndarray]) -> UnicomConfig:
+    """The sizes of a released checkpoint, whose heads are of 64 channels each.
+
+    Raises KeyError where a tensor is missing, and InputError or ValueError where shapes are not those of UNICOM.
+    """
+    dim, _, _, patch_size = tensors["patch_embed.proj.weight"].shape
+    _, patches, _ = tensors["pos_embed"].shape
+    blocks = {key.split(".")[1] for key in tensors if key.startswith("blocks.")}
+    return UnicomConfig(
+        image_size=round(patches**0.5) * patch_size,
+        patch_size=patch_size,
+        dim=dim,
+        depth=len(blocks),
+        num_heads=dim // 64,
+        mlp_ratio=len(tensors["blocks.0.mlp.fc1.weight"]) / dim,
+    )
 
 
 def key_table(config: UnicomConfig) -> dict[str, str]:

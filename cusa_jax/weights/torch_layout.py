@@ -12,6 +12,7 @@ its initial value.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,8 +23,9 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, one_line
 from cusa_jax.types import Params
+from cusa_jax.weights import torch_file
 
 LEAF_NAMES = {
     "kernel": "weight",
@@ -43,17 +45,31 @@ LeafPath = tuple[str, ...]  # of a leaf in the parameter tree
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a .safetensors file. Raises InputError where there is no such file or it is damaged."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; convert other formats (.bin, .pt, sharded) to it first")
+        raise InputError(f"{path}: no such file; sharded weights are not read, save them in one file first")
     try:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({error}); get it again") from error
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes the tensors as they are, dtype kept."""
+def read_folder(
+    folder: Path, stem: str = "model", torch_stem: str = "pytorch_model"
+) -> dict[str, np.ndarray]:
+    """All tensors of a Hugging Face folder: its .safetensors, or else its PyTorch .bin."""
+    safe, pickled = folder / f"{stem}.safetensors", folder / f"{torch_stem}.bin"
+    if pickled.is_file() and not safe.is_file():
+        return torch_file.flatten(torch_file.read(pickled))
+    return read_safetensors(safe)
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """Writes the tensors as they are, dtype kept; whole or not at all."""
+    fresh = path.with_name(path.name + ".tmp")
     # The library stores the raw buffer, so a transposed view must be laid out first.
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
+    save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, fresh, metadata)
+    os.replace(fresh, path)
 
 
 def to_torch(params: Params, table: KeyTable) -> dict[str, np.ndarray]:
@@ -81,11 +97,25 @@ def from_torch(
 
     Raises InputError that lists at once every missing, unexpected and unfit (shape or dtype) key.
     """
-    flat = traverse_util.flatten_dict(template)
-    keys = {path: _key(path, table) for path in flat}
-    axes = {path: _torch_axes(path, len(leaf.shape)) for path, leaf in flat.items()}
-    shapes = {keys[path]: tuple(leaf.shape[axis] for axis in axes[path]) for path, leaf in flat.items()}
+    keys, axes, _ = _expected(template, table)
+    check(tensors, template, table, ignored=ignored, where=where)
+    params = {
+        path: np.ascontiguousarray(tensors[key].transpose(np.argsort(axes[path])), dtype=np.float32)
+        for path, key in keys.items()
+    }
+    return traverse_util.unflatten_dict(params)
 
+
+def check(
+    tensors: Mapping[str, np.ndarray],
+    template: Params,
+    table: KeyTable,
+    *,
+    ignored: Mapping[str, str],
+    where: str | Path,
+) -> None:
+    """Raises the InputError of `from_torch`."""
+    _, _, shapes = _expected(template, table)
     unneeded = {key for key in tensors if any(re.fullmatch(rule, key) for rule in ignored)}
     complaints = {
         "missing": [key for key in shapes if key not in tensors],
@@ -100,15 +130,16 @@ def from_torch(
         told = "; ".join(
             f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in complaints.items() if keys
         )
-        raise InputError(
-            f"{where}: the weights are not those of the model that its config.json describes: {told}"
-        )
+        raise InputError(f"{where}: the weights do not fit the model: {one_line(told)}")
 
-    params = {
-        path: np.ascontiguousarray(tensors[key].transpose(np.argsort(axes[path])), dtype=np.float32)
-        for path, key in keys.items()
-    }
-    return traverse_util.unflatten_dict(params)
+
+def _expected(template: Params, table: KeyTable) -> tuple[dict, dict, dict]:
+    """Of every leaf: its key, its axes in the file's order; and by key, its shape in the file."""
+    flat = traverse_util.flatten_dict(template)
+    keys = {path: _key(path, table) for path in flat}
+    axes = {path: _torch_axes(path, len(leaf.shape)) for path, leaf in flat.items()}
+    shapes = {keys[path]: tuple(leaf.shape[axis] for axis in axes[path]) for path, leaf in flat.items()}
+    return keys, axes, shapes
 
 
 def _key(path: LeafPath, table: KeyTable) -> str:

@@ -23,9 +23,10 @@ def load_image(source):
         ("missing.npy", "no such file or folder"),
         ("missing/folder", "no such file or folder"),
         (
-            "FP16-ViT-B-32.pt",
-            "PyTorch files are not read; give a folder with config.json and model.safetensors",
+            "pytorch_model.bin",
+            "not read.* give the folder with config.json|of UNICOM is read; otherwise give",
         ),
+        ("FP16-ViT-B-32.pt", r"by itself it is not read; give the folder|\.pt: not a file of torch\.save"),
         ("notes.txt", "a teacher is a model folder or a feature file"),
         (
             "empty",
@@ -35,6 +36,7 @@ def load_image(source):
 )
 def test_source_that_is_no_teacher(tmp_path, load, name, told):
     (tmp_path / "FP16-ViT-B-32.pt").touch()
+    (tmp_path / "pytorch_model.bin").touch()
     (tmp_path / "notes.txt").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=told):

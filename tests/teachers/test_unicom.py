@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from cusa_jax.errors import InputError
 from cusa_jax.teachers import own, unicom
 from cusa_jax.teachers.load import load_image_teacher
+from cusa_jax.weights import torch_file, torch_layout
 
 SIZE, PATCH, DIM, DEPTH, HEADS, MLP = 24, 8, 12, 2, 3, 48
 PATCHES = (SIZE // PATCH) ** 2
@@ -151,6 +152,36 @@ def test_saved_folder_gives_the_same_teacher(folder, tmp_path):
     after = load_image_teacher(str(tmp_path / "again"), image_ids=[])
     jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
     assert after.image_size == before.image_size
+
+
+def test_the_released_file_is_a_teacher_as_it_is(tmp_path):
+    """Half precision, sizes from the shapes, the head with its BatchNorm counters beside."""
+    config = unicom.UnicomConfig(SIZE, PATCH, 64, DEPTH, num_heads=1, mlp_ratio=2.0)
+    shapes = jax.eval_shape(unicom.Unicom(config).init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float16), shapes["params"])
+    tensors = torch_layout.to_torch(params, unicom.key_table(config))
+    head = {"feature.0.weight": np.zeros((3, 4), np.float16), "feature.1.num_batches_tracked": np.int64(7)}
+    torch_file.write(tmp_path / "FP16-ViT.pt", tensors | head)
+    teacher = load_image_teacher(str(tmp_path / "FP16-ViT.pt"), image_ids=[])
+    assert (teacher.inputs, teacher.image_size) == ("pixels", SIZE)
+    jax.tree.map(np.testing.assert_array_equal, teacher.params, params)
+    own.save(tmp_path / "folder", config, params)
+    folder = load_image_teacher(str(tmp_path / "folder"), image_ids=[])
+    pixels = rng.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+    np.testing.assert_array_equal(teacher.apply(teacher.params, pixels), folder.apply(folder.params, pixels))
+
+
+@pytest.mark.parametrize("missing", ["pos_embed", "blocks.0.mlp.fc1.weight", "norm.bias"])
+def test_a_file_that_is_not_unicom_s(tmp_path, missing):
+    config = unicom.UnicomConfig(SIZE, PATCH, 64, 1, num_heads=1)
+    shapes = jax.eval_shape(unicom.Unicom(config).init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes["params"])
+    tensors = torch_layout.to_torch(params, unicom.key_table(config))
+    del tensors[missing]
+    torch_file.write(tmp_path / "x.pt", tensors)
+    with pytest.raises(InputError, match=rf"x\.pt: .*{missing}"):
+        load_image_teacher(str(tmp_path / "x.pt"), image_ids=[])
 
 
 @pytest.mark.parametrize(

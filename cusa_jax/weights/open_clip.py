@@ -1,0 +1,76 @@
+"""open_clip's checkpoints: OpenAI's key names under prefixes, and folders with open_clip_config.json."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cusa_jax.data.images import CLIP_MEAN, CLIP_STD
+from cusa_jax.errors import InputError
+from cusa_jax.models.clip import ClipConfig
+from cusa_jax.weights.openai import known_activation
+from cusa_jax.weights.torch_layout import read_folder
+
+CONFIG = "open_clip_config.json"
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+
+
+def openai_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without what wrappers put before every name, and `text.` before those of the text tower (CustomTextCLIP)."""
+    names = {name: name for name in tensors}
+    for wrapper in _WRAPPERS * 2:
+        if all(ours.startswith(wrapper) for ours in names.values()):
+            names = {theirs: ours.removeprefix(wrapper) for theirs, ours in names.items()}
+    return {ours.removeprefix("text."): tensors[theirs] for theirs, ours in names.items()}
+
+
+def read_open_clip(folder: Path, activation: str) -> tuple[ClipConfig, dict[str, np.ndarray]]:
+    """Sizes and OpenAI-named tensors of a folder as open_clip pushes it to the Hub.
+
+    Raises InputError for missing, damaged or contradictory files, and for models with parts that no CLIP of
+    OpenAI's has.
+    """
+    path = folder / CONFIG
+    try:
+        raw = json.loads(path.read_text())
+        model = raw["model_cfg"]
+        vision, text = model["vision_cfg"], model["text_cfg"]
+        for key in ("mean", "std"):
+            wanted = CLIP_MEAN if key == "mean" else CLIP_STD
+            given = raw.get("preprocess_cfg", {}).get(key, wanted)
+            if not np.allclose(given, wanted, atol=1e-6):
+                raise InputError(
+                    f"{path}: trained on pixels of {key} {given}; only CLIP's, {wanted}, is supported"
+                )
+        config = ClipConfig(
+            embed_dim=int(model["embed_dim"]),
+            image_size=int(vision["image_size"]),
+            patch_size=int(vision["patch_size"]),
+            vision_width=int(vision["width"]),
+            vision_layers=int(vision["layers"]),
+            vision_heads=int(vision["width"]) // int(vision.get("head_width", 64)),
+            text_width=int(text["width"]),
+            text_layers=int(text["layers"]),
+            text_heads=int(text["heads"]),
+            context_length=int(text.get("context_length", 77)),
+            vocab_size=int(text.get("vocab_size", 49408)),
+            activation=known_activation(
+                "quick_gelu" if model.get("quick_gelu") else "gelu", activation, path
+            ),
+        )
+    except InputError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        raise InputError(
+            f"{path}: not the configuration of a CLIP with two transformers ({error!r})"
+        ) from error
+    return config, openai_names(read_folder(folder, "open_clip_model", "open_clip_pytorch_model"))
