@@ -13,6 +13,7 @@ from cusa_jax import optim, sharding, temperatures
 from cusa_jax.config import needs_teachers
 from cusa_jax.data import world
 from cusa_jax.data.pipeline import train_batches
+from cusa_jax.data.prepared import is_prepared
 from cusa_jax.data.splits import Split, check_disjoint, load_split
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
@@ -47,19 +48,8 @@ def build(config: Any) -> Experiment:
     mesh = sharding.make_mesh(config.sharding.fsdp)
     if config.batch_size % mesh.size:
         raise InputError(f"config.batch_size={config.batch_size} does not split over {mesh.size} devices")
-    if config.data.world.train:
-        world.write(Path(config.data.path), sizes=dict(config.data.world))
     model, model_params = build_model(config)
-    splits = {
-        split: load_split(
-            config.data.path,
-            split,
-            image_root=config.data.image_root,
-            context_length=model.clip.context_length,
-        )
-        for split in ("train", "val", "test")
-    }
-    check_disjoint(splits, config.data.path)
+    splits = load_splits(config, model.clip)
     train = splits["train"]
     steps_per_epoch = len(train.captions) // config.batch_size
     if not steps_per_epoch:
@@ -90,6 +80,24 @@ def build(config: Any) -> Experiment:
         steps_per_epoch=steps_per_epoch,
         learning_rates=learning_rates,
     )
+
+
+def load_splits(config: Any, clip: ClipConfig) -> dict[str, Split]:
+    """'train', 'val' and 'test' of the dataset at `config.data.path`, for a model of these sizes."""
+    if config.data.world.train and not is_prepared(config.data.path):
+        world.write(Path(config.data.path), sizes=dict(config.data.world))
+    splits = {
+        split: load_split(
+            config.data.path,
+            split,
+            image_root=config.data.image_root,
+            context_length=clip.context_length,
+            image_size=clip.image_size,
+        )
+        for split in ("train", "val", "test")
+    }
+    check_disjoint(splits, config.data.path)
+    return splits
 
 
 def build_model(config: Any) -> tuple[DualEncoder, Params]:

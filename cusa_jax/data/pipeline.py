@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import grain
@@ -18,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from cusa_jax.data.captions import CaptionTable
-from cusa_jax.data.images import load_image, open_image, preprocess
+from cusa_jax.data.images import ImageReader
 from cusa_jax.data.prefetch import OnBadImage, decode_all, prefetched, threads_per_worker
 from cusa_jax.data.tokenize import text_length_bucket, text_lengths
 from cusa_jax.errors import InputError
@@ -69,7 +68,7 @@ def train_batches(
     if teacher_image_size == image_size and control != "shuffled":
         teacher_image_size = None  # it sees what the student sees
     loader = _BatchLoader(
-        image_paths=table.image_paths,
+        read_image=table.read_image,
         caption_image=table.caption_image,
         tokens=tokens,
         teacher_text=teacher_text,
@@ -94,17 +93,18 @@ def image_batches(
     image_size: int,
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
+    first_batch: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every image once, in order: (image numbers int32 [b], pixels uint8 [batch_size, size, size, 3]).
 
     b is batch_size but for the last batch and for unreadable images, which 'skip' leaves out and reports;
     the pixels are then padded by repetition, so that one compiled function serves all batches.
     """
-    paths = table.image_paths
+    count = len(table.image_paths)
     load = functools.partial(
-        _load_images, paths, batch_size, image_size, on_bad_image, threads_per_worker(workers)
+        _load_images, table.read_image, count, batch_size, image_size, on_bad_image, threads_per_worker(workers)
     )
-    batches = prefetched(load, range(-(-len(paths) // batch_size)), workers)
+    batches = prefetched(load, range(first_batch, -(-count // batch_size)), workers)
     errors: list[str] = []
     try:
         for numbers, pixels, batch_errors in batches:
@@ -113,8 +113,8 @@ def image_batches(
                 yield numbers, pixels
     finally:
         batches.close()
-    if len(errors) == len(paths):
-        raise InputError(f"all {len(paths)} images are unreadable; the first: {errors[0]}")
+    if len(errors) == count:
+        raise InputError(f"all {count} images are unreadable; the first: {errors[0]}")
     if errors:
         logging.warning("%d unreadable images left out: %s", len(errors), "; ".join(errors[:5]))
 
@@ -191,7 +191,7 @@ class _BatchLoader:
     teacher_image_size: None where the image teacher needs no pixels of its own.
     """
 
-    image_paths: list[Path]
+    read_image: ImageReader
     caption_image: np.ndarray
     tokens: np.ndarray
     teacher_text: dict[str, np.ndarray] | None
@@ -260,21 +260,26 @@ class _BatchLoader:
 
     def _pixels(self, image: int) -> tuple[np.ndarray, np.ndarray | None]:
         """What student and image teacher see."""
-        picture = open_image(self.image_paths[image])
-        student = preprocess(picture, self.image_size)
         if self.teacher_image_size is None:
-            return student, None
-        if (partner := self.teacher_image[image]) != image:
-            picture = open_image(self.image_paths[partner])
-        return student, preprocess(picture, self.teacher_image_size)
+            return self.read_image(image, self.image_size)[0], None
+        if (partner := int(self.teacher_image[image])) == image:
+            student, teacher = self.read_image(image, self.image_size, self.teacher_image_size)
+            return student, teacher
+        return self.read_image(image, self.image_size)[0], self.read_image(partner, self.teacher_image_size)[0]
 
 
 def _load_images(
-    paths: list[Path], batch_size: int, size: int, on_bad_image: OnBadImage, threads: int, batch: int
+    read_image: ImageReader,
+    count: int,
+    batch_size: int,
+    size: int,
+    on_bad_image: OnBadImage,
+    threads: int,
+    batch: int,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Batch number -> numbers and padded pixels of the readable images, and what is wrong with the others."""
-    wanted = range(batch * batch_size, min((batch + 1) * batch_size, len(paths)))
-    decoded = decode_all(lambda image: load_image(paths[image], size), wanted, on_bad_image, threads)
+    wanted = range(batch * batch_size, min((batch + 1) * batch_size, count))
+    decoded = decode_all(lambda image: read_image(image, size)[0], wanted, on_bad_image, threads)
     errors = [str(result) for result in decoded.values() if isinstance(result, InputError)]
     pixels = {image: result for image, result in decoded.items() if not isinstance(result, InputError)}
     padded = np.resize(list(pixels.values()), (batch_size, size, size, 3)) if pixels else np.empty(0)
