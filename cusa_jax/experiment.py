@@ -1,6 +1,8 @@
 """From a configuration to the parts of a run: data, student, teachers, recipe, starting state."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
 from cusa_jax.models.dual_encoder import DualEncoder, init_params
 from cusa_jax.step import Recipe, init_state
+from cusa_jax.teachers.bank import bank_teacher, teacher_fingerprint, training_inputs
 from cusa_jax.teachers.features import caption_keys
 from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
-from cusa_jax.types import Params, Teachers, TrainState
+from cusa_jax.types import Params, Teacher, Teachers, TrainState
 from cusa_jax.weights.huggingface import read_clip
 from cusa_jax.weights.openai import clip_params
 
@@ -57,7 +60,7 @@ def build(config: Any) -> Experiment:
             f"{config.data.path}: {len(train.captions)} training captions do not fill one batch of "
             f"{config.batch_size}; lower config.batch_size"
         )
-    teachers = _teachers(config, train)
+    teachers = _teachers(config, train, mesh)
     learning_rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
     specs = temperatures.temperatures(config.loss)
     recipe = Recipe(
@@ -135,22 +138,57 @@ def _check_sizes(config: Any, wanted: ClipConfig | None, found: ClipConfig) -> N
             )
 
 
-def _teachers(config: Any, train: Split) -> Teachers | None:
+def _teachers(config: Any, train: Split, mesh: Mesh) -> Teachers | None:
     """Both teachers, or None where the configuration names none."""
     if not config.teacher.image:
         return None
     if not needs_teachers(config):
         print("CSA and USA have weight 0: the teachers only measure them", flush=True)
+    keys = caption_keys(train.table.image_ids, train.table.caption_image)
+    options = {"dtype": config.teacher.dtype}
+    load_image = functools.partial(
+        load_image_teacher, config.teacher.image, image_ids=train.table.image_ids, **options
+    )
+    load_text = functools.partial(
+        load_text_teacher,
+        config.teacher.text,
+        caption_keys=keys,
+        max_length=config.teacher.max_length,
+        **options,
+    )
+    if not config.teacher.bank or config.teacher.control == "uniform":
+        return Teachers(image=load_image(), text=load_text())
+
+    names = [path.name for path in train.table.image_paths]
+    fingerprints = {
+        "image": teacher_fingerprint(config.teacher.image, [*train.table.image_ids, *names], **options),
+        "text": teacher_fingerprint(
+            config.teacher.text, [*keys, *train.captions], max_length=config.teacher.max_length, **options
+        ),
+    }
+    inputs = training_inputs(
+        train.table,
+        train.captions,
+        sharding.round_up(config.eval.batch_size, mesh.size),
+        workers=config.data.workers,
+        on_bad_image=config.data.on_bad_image,
+    )
+
+    def bank(modality: str, load: Callable[[], Teacher], samples: int) -> Teacher:
+        return bank_teacher(
+            Path(config.teacher.bank) / modality,
+            fingerprints[modality],
+            load,
+            inputs,
+            mesh,
+            samples=samples,
+            width=config.teacher.bank_width,
+            dtype=config.teacher.bank_dtype,
+        )
+
     return Teachers(
-        image=load_image_teacher(
-            config.teacher.image, image_ids=train.table.image_ids, dtype=config.teacher.dtype
-        ),
-        text=load_text_teacher(
-            config.teacher.text,
-            caption_keys=caption_keys(train.table.image_ids, train.table.caption_image),
-            max_length=config.teacher.max_length,
-            dtype=config.teacher.dtype,
-        ),
+        image=bank("image", load_image, len(train.table.image_ids)),
+        text=bank("text", load_text, len(train.captions)),
     )
 
 
