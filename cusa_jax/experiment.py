@@ -60,7 +60,7 @@ def build(config: Any) -> Experiment:
             f"{config.data.path}: {len(train.captions)} training captions do not fill one batch of "
             f"{config.batch_size}; lower config.batch_size"
         )
-    teachers = _teachers(config, train, mesh)
+    teachers = load_teachers(config, train, mesh)
     learning_rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
     specs = temperatures.temperatures(config.loss)
     recipe = Recipe(
@@ -138,8 +138,8 @@ def _check_sizes(config: Any, wanted: ClipConfig | None, found: ClipConfig) -> N
             )
 
 
-def _teachers(config: Any, train: Split, mesh: Mesh) -> Teachers | None:
-    """Both teachers, or None where the configuration names none."""
+def load_teachers(config: Any, train: Split, mesh: Mesh) -> Teachers | None:
+    """Both teachers of the training split, live or from a bank; None where the configuration names none."""
     if not config.teacher.image:
         return None
     if not needs_teachers(config):

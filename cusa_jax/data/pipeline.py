@@ -53,7 +53,8 @@ def train_batches(
       control: 'shuffled' shows the teachers another image and another caption, the same ones all run long.
       workers: loader processes; 0 decodes in threads of this one.
       on_bad_image: 'skip' takes, for a caption whose image is unreadable, the next one in the table.
-      cut_text: cut padding to the longest text of the global batch, in buckets (`text_length_bucket`).
+      cut_text: cut padding to the longest text of the global batch, student's or teacher's, in buckets
+        (`text_length_bucket`).
 
     Raises:
       InputError: batch sizes do not fit; while iterating: an unreadable image, or with 'skip' all of them.
@@ -208,12 +209,10 @@ class _BatchLoader:
 
     def __call__(self, step: int) -> tuple[Batch, list[str]]:
         planned = batch_rows(step, rows=len(self.tokens), batch_size=self.batch_size, seed=self.seed)
-        # Widths come from the whole global batch, so that all processes compile the same shapes.
-        width = self._width(self.tokens[planned])
-        teacher_width = self._width(self._teacher_mask(planned)) if self.teacher_text else 0
+        width = self._width(planned)
         mine = planned[self.local_rows]
         decoded = self._decode(np.unique(self.caption_image[mine]).tolist())
-        usable = [self._usable_row(row, width, teacher_width, decoded) for row in mine.tolist()]
+        usable = [self._usable_row(row, width, decoded) for row in mine.tolist()]
         kept = np.array(usable, np.int32)
         images, teacher_rows = self.caption_image[kept], self.teacher_caption[kept]
         pixels = [decoded[image] for image in images.tolist()]
@@ -225,27 +224,34 @@ class _BatchLoader:
             teacher_index_image=self.teacher_image[images],
             teacher_index_text=teacher_rows,
             teacher_image=np.stack([teacher for _, teacher in pixels]) if self.teacher_image_size else None,
-            teacher_text={key: ids[teacher_rows, :teacher_width] for key, ids in self.teacher_text.items()}
+            teacher_text={key: ids[teacher_rows, :width] for key, ids in self.teacher_text.items()}
             if self.teacher_text
             else None,
             skipped=np.array(np.count_nonzero(kept != mine), np.int32),
         )
         return batch, [str(error) for error in decoded.values() if isinstance(error, InputError)]
 
-    def _width(self, ids: np.ndarray) -> int:
-        return text_length_bucket(text_lengths(ids)) if self.cut_text else ids.shape[1]
+    def _width(self, rows: np.ndarray) -> int:
+        """Tokens that all texts of a global batch are cut to: every process compiles the same shapes.
+
+        One width for student and teacher, so that there are as many shapes as buckets, not as pairs of them.
+        """
+        texts = [self.tokens[rows], *([self._teacher_mask(rows)] if self.teacher_text else [])]
+        if not self.cut_text:
+            return max(ids.shape[1] for ids in texts)
+        return text_length_bucket(np.concatenate([text_lengths(ids) for ids in texts]))
 
     def _teacher_mask(self, captions: np.ndarray | int) -> np.ndarray:
         """Attention mask int32 [..., L'] of what the text teacher sees in the place of `captions`."""
         assert self.teacher_text
         return self.teacher_text["attention_mask"][self.teacher_caption[captions]]
 
-    def _usable_row(self, row: int, width: int, teacher_width: int, decoded: dict[int, Any]) -> int:
-        """The first row from `row` on, cyclically, whose image decodes and whose texts fit the widths."""
+    def _usable_row(self, row: int, width: int, decoded: dict[int, Any]) -> int:
+        """The first row from `row` on, cyclically, whose image decodes and whose texts fit the width."""
         for candidate in itertools.chain(range(row, len(self.tokens)), range(row)):
             if self.tokens[candidate, width:].any():
                 continue
-            if self.teacher_text and self._teacher_mask(candidate)[teacher_width:].any():
+            if self.teacher_text and self._teacher_mask(candidate)[width:].any():
                 continue
             image = int(self.caption_image[candidate])
             if image not in decoded:
