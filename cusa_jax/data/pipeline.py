@@ -103,7 +103,13 @@ def image_batches(
     """
     count = len(table.image_paths)
     load = functools.partial(
-        _load_images, table.read_image, count, batch_size, image_size, on_bad_image, threads_per_worker(workers)
+        _load_images,
+        table.read_image,
+        count,
+        batch_size,
+        image_size,
+        on_bad_image,
+        threads_per_worker(workers),
     )
     batches = prefetched(load, range(first_batch, -(-count // batch_size)), workers)
     errors: list[str] = []
@@ -271,7 +277,9 @@ class _BatchLoader:
         if (partner := int(self.teacher_image[image])) == image:
             student, teacher = self.read_image(image, self.image_size, self.teacher_image_size)
             return student, teacher
-        return self.read_image(image, self.image_size)[0], self.read_image(partner, self.teacher_image_size)[0]
+        return self.read_image(image, self.image_size)[0], self.read_image(partner, self.teacher_image_size)[
+            0
+        ]
 
 
 def _load_images(

@@ -1,10 +1,10 @@
 """A prepared folder: captions like any other folder, with the pixels and token ids computed beforehand.
 
-    prepared.json          what it was prepared for: image size, context length, checksums of the captions
-    {split}.json           the captions, in the reference's layout; image paths are those of the original files
-    {split}_relevance.npy  exact relevance, where the source has it
-    {split}_tokens.npy     uint16 [N, L], CLIP token ids of the cleaned captions
-    captioned_images/      pixels, captions and tokens, one record per image (`records.py`)
+prepared.json          what it was prepared for: image size, context length, checksums of the captions
+{split}.json           the captions, in the reference's layout; image paths are those of the original files
+{split}_relevance.npy  exact relevance, where the source has it
+{split}_tokens.npy     uint16 [N, L], CLIP token ids of the cleaned captions
+captioned_images/      pixels, captions and tokens, one record per image (`records.py`)
 """
 
 from __future__ import annotations

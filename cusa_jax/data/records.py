@@ -157,15 +157,18 @@ class _Builder(tfds.core.ShardBasedBuilder):
             self._progress.update()
             return pixels
 
-        for number, pixels in decode_all(load, numbers, self._on_bad_image, threads_per_worker(0)).items():
-            failed = isinstance(pixels, InputError)
-            yield number, {
+        nothing = np.zeros((self._image_size, self._image_size, 3), np.uint8)
+        for number, result in decode_all(load, numbers, self._on_bad_image, threads_per_worker(0)).items():
+            failed = isinstance(result, InputError)
+            captions = split.captions_of(number)
+            example = {
                 "image_id": split.table.image_ids[number],
-                "pixels": np.zeros((self._image_size, self._image_size, 3), np.uint8) if failed else pixels,
-                "captions": [split.captions[caption] for caption in split.captions_of(number)],
-                "tokens": split.tokens[split.captions_of(number)],
-                "error": str(pixels) if failed else "",
+                "pixels": nothing if failed else result,
+                "captions": [split.captions[caption] for caption in captions],
+                "tokens": split.tokens[captions],
+                "error": str(result) if failed else "",
             }
+            yield number, example
 
 
 class _Staging(tfds.core.ExampleWriter):
@@ -196,7 +199,9 @@ class _Staging(tfds.core.ExampleWriter):
                 intended.update(record)
             writer.close()
             if _checksum(staged) != intended.hexdigest():
-                raise InputError(f"{staged}: does not read back as it was written; is the disk full, or failing?")
+                raise InputError(
+                    f"{staged}: does not read back as it was written; is the disk full, or failing?"
+                )
             self.checksums[file] = intended.hexdigest()
             (self.folder / f"{file}.sha256").write_text(self.checksums[file])
         os.link(staged, path)
@@ -215,10 +220,13 @@ def _checksum(file: Path) -> str | None:
 
 
 def _verify(target: Path) -> None:
+    way_out = f"delete {target.parent} and prepare again"
     try:
         checksums = json.loads((target / _CHECKSUMS).read_text())
         damaged = [file for file, checksum in checksums.items() if _checksum(target / file) != checksum]
     except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{target / _CHECKSUMS}: cannot be read ({error}); delete {target.parent} and prepare again") from error
+        raise InputError(f"{target / _CHECKSUMS}: cannot be read ({error}); {way_out}") from error
     if damaged:
-        raise InputError(f"{target}: {damaged[0]} is damaged ({len(damaged)} of {len(checksums)} files); delete {target.parent} and prepare again")
+        raise InputError(
+            f"{target}: {damaged[0]} is damaged ({len(damaged)} of {len(checksums)} files); {way_out}"
+        )

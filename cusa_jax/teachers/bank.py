@@ -244,4 +244,6 @@ def _read(record: Path) -> dict[str, Any]:
         value = json.loads(record.read_text())
         return {"fingerprint": dict(value["fingerprint"]), "shape": [int(n) for n in value["shape"]]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{record}: not a readable record of a bank ({error!r}); delete {record.parent}") from error
+        raise InputError(
+            f"{record}: not a readable record of a bank ({error!r}); delete {record.parent}"
+        ) from error

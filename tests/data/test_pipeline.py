@@ -151,7 +151,9 @@ def test_texts_are_cut_to_the_bucket_of_the_longest_in_the_global_batch(dataset)
     widths = set()
     for step, batch in enumerate(batches(dataset, 8, **options)):  # one row of each global batch of eight
         rows = batch_rows(step, rows=CAPTIONS, batch_size=8, seed=5)
-        longest = max(3 + rows.max(), 2 * rows.max() + 1)  # the student's and the teacher's: one width for both
+        longest = max(
+            3 + rows.max(), 2 * rows.max() + 1
+        )  # the student's and the teacher's: one width for both
         width = batch.tokens.shape[1]
         assert width == min(b for b in (16, 24, 32, 48, 64, 77) if b >= longest)
         # The table of teacher tokens is 65 wide, so the largest bucket is not filled.

@@ -116,9 +116,7 @@ def test_a_teacher_of_another_size_reads_the_original_images(source, prepared, c
     image = Teacher("image", {}, lambda params, x: x, "pixels", 12)
     teachers = Teachers(image, Teacher("text", {}, lambda params, x: x, "index"))
     options = {"teachers": teachers, "control": control}
-    assert_same(
-        batches(splits(prepared)["train"], **options), batches(splits(source)["train"], **options)
-    )
+    assert_same(batches(splits(prepared)["train"], **options), batches(splits(source)["train"], **options))
 
 
 def test_any_program_can_read_the_records(source, prepared):
@@ -134,9 +132,7 @@ def test_any_program_can_read_the_records(source, prepared):
         expected = np.zeros((PER_IMAGE, longest), np.int32)
         expected[:, : original.tokens.shape[1]] = original.tokens[captions]
         np.testing.assert_array_equal(record["tokens"], expected)
-        np.testing.assert_array_equal(
-            record["pixels"], load_image(original.table.image_paths[number], SIZE)
-        )
+        np.testing.assert_array_equal(record["pixels"], load_image(original.table.image_paths[number], SIZE))
         assert record["error"] == b""
     assert "tensorflow" not in sys.modules
 
@@ -156,7 +152,9 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_killed_and_continued_it_is_the_same_and_finished_files_are_not_made_again(source, prepared, tmp_path):
+def test_killed_and_continued_it_is_the_same_and_finished_files_are_not_made_again(
+    source, prepared, tmp_path
+):
     """Killed as the sixth file is begun (train has three); one of the finished ones is then damaged."""
     folder = tmp_path / "killed"
     script = f"""
@@ -192,7 +190,9 @@ prepare(Path({str(folder)!r}), splits, image_size={SIZE}, context_length=77)
         load = records.load_image
         patch.setattr(records, "load_image", lambda path, size: decoded.append(path) or load(path, size))
         prepare_folder(source, folder)
-    assert len(decoded) == PER_SHARD + IMAGES % PER_SHARD  # the damaged file and the one that was never finished
+    assert (
+        len(decoded) == PER_SHARD + IMAGES % PER_SHARD
+    )  # the damaged file and the one that was never finished
     assert contents(folder) == contents(prepared)
 
 

@@ -58,9 +58,9 @@ def soft_labels(teachers, train, mesh, batch):
         text = teachers.text.tokenize([train.captions[n] for n in batch.caption_index])
         batch = batch.replace(teacher_text=text)
     rows = jax.tree.map(lambda x: put_rows(np.asarray(x), mesh), batch)
-    return jax.jit(lambda params, rows: similarity.teacher(*teacher_features(teachers, params, rows, "none")))(
-        params, rows
-    )
+    return jax.jit(
+        lambda params, rows: similarity.teacher(*teacher_features(teachers, params, rows, "none"))
+    )(params, rows)
 
 
 def test_live_teachers_and_bank_give_the_same_soft_labels(tmp_path, train, mesh):
@@ -88,7 +88,9 @@ def test_live_teachers_and_bank_give_the_same_soft_labels(tmp_path, train, mesh)
         ({"captions": True}, "samples"),
     ],
 )
-def test_bank_of_another_teacher_or_other_samples_is_refused(tmp_path, train, mesh, monkeypatch, change, told):
+def test_bank_of_another_teacher_or_other_samples_is_refused(
+    tmp_path, train, mesh, monkeypatch, change, told
+):
     """The fingerprint alone decides: the teachers are not even loaded."""
     source = tmp_path / "teacher"
     source.mkdir()
@@ -136,7 +138,9 @@ def counting_teacher():
 
 def make(folder, teacher, train, mesh, samples=SAMPLES, inputs=None, **options):
     inputs = inputs or bank.training_inputs(train.table, train.captions, 8)
-    return bank.bank_teacher(folder, {"of": "test"}, lambda: teacher, inputs, mesh, samples=samples, **options)
+    return bank.bank_teacher(
+        folder, {"of": "test"}, lambda: teacher, inputs, mesh, samples=samples, **options
+    )
 
 
 def table(teacher):
@@ -208,7 +212,9 @@ def test_look_up_is_indexing_though_each_device_holds_its_rows_only(tmp_path, tr
     index[:3] = SAMPLES - 1, SAMPLES - 1, 0
     params = put_params(teacher.params, mesh)
     assert params["features"] is teacher.params["features"]
-    assert {shard.data.shape[0] for shard in params["features"].addressable_shards} == {3}  # 21 over 8 devices
+    assert {shard.data.shape[0] for shard in params["features"].addressable_shards} == {
+        3
+    }  # 21 over 8 devices
     looked_up = jax.jit(teacher.apply)(params, put_rows(index, mesh))
     expected = features.astype(jnp.dtype(dtype)).astype(np.float32)[index]
     np.testing.assert_array_equal(looked_up, expected)
