@@ -15,15 +15,17 @@ from cusa_jax import optim, sharding, temperatures
 from cusa_jax.config import needs_teachers
 from cusa_jax.data import world
 from cusa_jax.data.pipeline import train_batches
+from cusa_jax.data.prepared import is_prepared
 from cusa_jax.data.splits import Split, check_disjoint, load_split
 from cusa_jax.data.tokenize import VOCAB_SIZE
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
 from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.step import Recipe, init_state
+from cusa_jax.teachers.bank import bank_teacher, teacher_fingerprint, training_inputs
 from cusa_jax.teachers.features import caption_keys
 from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
-from cusa_jax.types import Params, Teachers, TrainState
+from cusa_jax.types import Params, Teacher, Teachers, TrainState
 from cusa_jax.weights import student
 from cusa_jax.weights.formats import read_weights
 
@@ -56,23 +58,12 @@ def build(config: Any) -> Experiment:
             f"config.batch_size={config.batch_size} does not split over {mesh.size} devices in "
             f"accumulate={config.accumulate} equal parts"
         )
-    if config.data.world.train:
-        world.write(Path(config.data.path), sizes=dict(config.data.world))
     model, variables = build_model(config)
     if config.accumulate > 1 and len(variables) > 1:
         raise InputError(
             f"config.accumulate={config.accumulate}: a ResNet's BatchNorm would see parts of a batch; set accumulate=1"
         )
-    splits = {
-        split: load_split(
-            config.data.path,
-            split,
-            image_root=config.data.image_root,
-            context_length=model.clip.context_length,
-        )
-        for split in ("train", "val", "test")
-    }
-    check_disjoint(splits, config.data.path)
+    splits = load_splits(config, model.clip)
     train = splits["train"]
     steps_per_epoch = len(train.captions) // config.batch_size
     if not steps_per_epoch:
@@ -80,7 +71,7 @@ def build(config: Any) -> Experiment:
             f"{config.data.path}: {len(train.captions)} training captions do not fill one batch of "
             f"{config.batch_size}; lower config.batch_size"
         )
-    teachers = _teachers(config, train)
+    teachers = load_teachers(config, train, mesh)
     learning_rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
     specs = temperatures.temperatures(config.loss)
     recipe = Recipe(
@@ -108,6 +99,24 @@ def build(config: Any) -> Experiment:
         steps_per_epoch=steps_per_epoch,
         learning_rates=learning_rates,
     )
+
+
+def load_splits(config: Any, clip: ClipConfig) -> dict[str, Split]:
+    """'train', 'val' and 'test' of the dataset at `config.data.path`, for a model of these sizes."""
+    if config.data.world.train and not is_prepared(config.data.path):
+        world.write(Path(config.data.path), sizes=dict(config.data.world))
+    splits = {
+        split: load_split(
+            config.data.path,
+            split,
+            image_root=config.data.image_root,
+            context_length=clip.context_length,
+            image_size=clip.image_size,
+        )
+        for split in ("train", "val", "test")
+    }
+    check_disjoint(splits, config.data.path)
+    return splits
 
 
 def build_model(config: Any) -> tuple[DualEncoder, Params]:
@@ -153,14 +162,14 @@ def _check_sizes(config: Any, wanted: ClipConfig | None, found: ClipConfig) -> N
             )
 
 
-def _teachers(config: Any, train: Split) -> Teachers | None:
-    """Both teachers, or None where the configuration names none."""
+def load_teachers(config: Any, train: Split, mesh: Mesh) -> Teachers | None:
+    """Both teachers of the training split, live or from a bank; None where the configuration names none."""
     if not config.teacher.image:
         return None
     if needs_teachers(config):
-        return _load_teachers(config, train)
+        return _load_teachers(config, train, mesh)
     try:
-        teachers = _load_teachers(config, train)
+        teachers = _load_teachers(config, train, mesh)
     except InputError as error:
         raise InputError(
             f"{error}. CSA and USA have weight 0 here, so that teachers only measure them: "
@@ -170,17 +179,52 @@ def _teachers(config: Any, train: Split) -> Teachers | None:
     return teachers
 
 
-def _load_teachers(config: Any, train: Split) -> Teachers:
+def _load_teachers(config: Any, train: Split, mesh: Mesh) -> Teachers:
+    keys = caption_keys(train.table.image_ids, train.table.caption_image)
+    options = {"dtype": config.teacher.dtype}
+    load_image = functools.partial(
+        load_image_teacher, config.teacher.image, image_ids=train.table.image_ids, **options
+    )
+    load_text = functools.partial(
+        load_text_teacher,
+        config.teacher.text,
+        caption_keys=keys,
+        max_length=config.teacher.max_length,
+        **options,
+    )
+    if not config.teacher.bank or config.teacher.control == "uniform":
+        return Teachers(image=load_image(), text=load_text())
+
+    names = [path.name for path in train.table.image_paths]
+    fingerprints = {
+        "image": teacher_fingerprint(config.teacher.image, [*train.table.image_ids, *names], **options),
+        "text": teacher_fingerprint(
+            config.teacher.text, [*keys, *train.captions], max_length=config.teacher.max_length, **options
+        ),
+    }
+    inputs = training_inputs(
+        train.table,
+        train.captions,
+        sharding.round_up(config.eval.batch_size, mesh.size),
+        workers=config.data.workers,
+        on_bad_image=config.data.on_bad_image,
+    )
+
+    def bank(modality: str, load: Callable[[], Teacher], samples: int) -> Teacher:
+        return bank_teacher(
+            Path(config.teacher.bank) / modality,
+            fingerprints[modality],
+            load,
+            inputs,
+            mesh,
+            samples=samples,
+            width=config.teacher.bank_width,
+            dtype=config.teacher.bank_dtype,
+        )
+
     return Teachers(
-        image=load_image_teacher(
-            config.teacher.image, image_ids=train.table.image_ids, dtype=config.teacher.dtype
-        ),
-        text=load_text_teacher(
-            config.teacher.text,
-            caption_keys=caption_keys(train.table.image_ids, train.table.caption_image),
-            max_length=config.teacher.max_length,
-            dtype=config.teacher.dtype,
-        ),
+        image=bank("image", load_image, len(train.table.image_ids)),
+        text=bank("text", load_text, len(train.captions)),
     )
 
 

@@ -55,9 +55,11 @@ def abstract_params(shapes: Any, mesh: Mesh) -> Any:
 
 
 def put_params(params: Any, mesh: Mesh) -> Any:
-    """Host arrays -> arrays on the mesh; every process holds the same values."""
+    """Host arrays -> arrays on the mesh; every process holds the same values. What is on it already stays."""
 
     def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and getattr(leaf.sharding, "mesh", None) == mesh:
+            return leaf
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 

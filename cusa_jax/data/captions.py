@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from cusa_jax.data.images import ImageFiles, ImageReader
 from cusa_jax.errors import InputError
 
 MAX_WORDS = 64
@@ -38,6 +39,7 @@ class CaptionTable:
     caption_image: int32 [N], the number of each caption's image.
     caption_ids: int64 [N], ids of the captions (COCO annotation ids, Karpathy's `sentid`); None unless
         every caption has one.
+    prepared: reads images that were preprocessed beforehand (`prepared.py`); None reads the files.
     """
 
     image_ids: list[str]
@@ -45,6 +47,12 @@ class CaptionTable:
     captions: list[str]
     caption_image: np.ndarray
     caption_ids: np.ndarray | None
+    prepared: ImageReader | None = None
+
+    @property
+    def read_image(self) -> ImageReader:
+        """Images by number."""
+        return self.prepared or ImageFiles(self.image_paths)
 
     def fingerprint(self) -> int:
         """CRC-32 of ids, captions and their order; where the files lie does not matter."""

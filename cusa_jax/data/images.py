@@ -6,7 +6,9 @@ clip/clip.py:79 (`_transform`) and torchvision's Resize and CenterCrop, whose ro
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +64,23 @@ def preprocess(image: Image.Image, size: int) -> np.ndarray:
 def load_image(path: str | Path, size: int) -> np.ndarray:
     """`preprocess` of an image file: uint8 [size, size, 3]. Errors as in `open_image`."""
     return preprocess(open_image(path), size)
+
+
+class ImageReader(Protocol):
+    """Reads an image by its number at one or more sizes: uint8 [size, size, 3] each. Errors as in `open_image`."""
+
+    def __call__(self, image: int, *sizes: int) -> list[np.ndarray]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """The reader of image files: image n is the file paths[n], decoded once for all sizes."""
+
+    paths: list[Path]
+
+    def __call__(self, image: int, *sizes: int) -> list[np.ndarray]:
+        picture = open_image(self.paths[image])
+        return [preprocess(picture, size) for size in sizes]
 
 
 def normalise(

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import grain
@@ -18,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from cusa_jax.data.captions import CaptionTable
-from cusa_jax.data.images import load_image, open_image, preprocess
+from cusa_jax.data.images import ImageReader
 from cusa_jax.data.prefetch import OnBadImage, decode_all, prefetched, threads_per_worker
 from cusa_jax.data.tokenize import text_length_bucket, text_lengths
 from cusa_jax.errors import InputError
@@ -54,7 +53,8 @@ def train_batches(
       control: 'shuffled' shows the teachers another image and another caption, the same ones all run long.
       workers: loader processes; 0 decodes in threads of this one.
       on_bad_image: 'skip' takes, for a caption whose image is unreadable, the next one in the table.
-      cut_text: cut padding to the longest text of the global batch, in buckets (`text_length_bucket`).
+      cut_text: cut padding to the longest text of the global batch, student's or teacher's, in buckets
+        (`text_length_bucket`).
 
     Raises:
       InputError: batch sizes do not fit; while iterating: an unreadable image, or with 'skip' all of them.
@@ -69,7 +69,7 @@ def train_batches(
     if teacher_image_size == image_size and control != "shuffled":
         teacher_image_size = None  # it sees what the student sees
     loader = _BatchLoader(
-        image_paths=table.image_paths,
+        read_image=table.read_image,
         caption_image=table.caption_image,
         tokens=tokens,
         teacher_text=teacher_text,
@@ -94,17 +94,24 @@ def image_batches(
     image_size: int,
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
+    first_batch: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every image once, in order: (image numbers int32 [b], pixels uint8 [batch_size, size, size, 3]).
 
     b is batch_size but for the last batch and for unreadable images, which 'skip' leaves out and reports;
     the pixels are then padded by repetition, so that one compiled function serves all batches.
     """
-    paths = table.image_paths
+    count = len(table.image_paths)
     load = functools.partial(
-        _load_images, paths, batch_size, image_size, on_bad_image, threads_per_worker(workers)
+        _load_images,
+        table.read_image,
+        count,
+        batch_size,
+        image_size,
+        on_bad_image,
+        threads_per_worker(workers),
     )
-    batches = prefetched(load, range(-(-len(paths) // batch_size)), workers)
+    batches = prefetched(load, range(first_batch, -(-count // batch_size)), workers)
     errors: list[str] = []
     try:
         for numbers, pixels, batch_errors in batches:
@@ -113,8 +120,8 @@ def image_batches(
                 yield numbers, pixels
     finally:
         batches.close()
-    if len(errors) == len(paths):
-        raise InputError(f"all {len(paths)} images are unreadable; the first: {errors[0]}")
+    if len(errors) == count:
+        raise InputError(f"all {count} images are unreadable; the first: {errors[0]}")
     if errors:
         logging.warning("%d unreadable images left out: %s", len(errors), "; ".join(errors[:5]))
 
@@ -191,7 +198,7 @@ class _BatchLoader:
     teacher_image_size: None where the image teacher needs no pixels of its own.
     """
 
-    image_paths: list[Path]
+    read_image: ImageReader
     caption_image: np.ndarray
     tokens: np.ndarray
     teacher_text: dict[str, np.ndarray] | None
@@ -208,12 +215,10 @@ class _BatchLoader:
 
     def __call__(self, step: int) -> tuple[Batch, list[str]]:
         planned = batch_rows(step, rows=len(self.tokens), batch_size=self.batch_size, seed=self.seed)
-        # Widths come from the whole global batch, so that all processes compile the same shapes.
-        width = self._width(self.tokens[planned])
-        teacher_width = self._width(self._teacher_mask(planned)) if self.teacher_text else 0
+        width = self._width(planned)
         mine = planned[self.local_rows]
         decoded = self._decode(np.unique(self.caption_image[mine]).tolist())
-        usable = [self._usable_row(row, width, teacher_width, decoded) for row in mine.tolist()]
+        usable = [self._usable_row(row, width, decoded) for row in mine.tolist()]
         kept = np.array(usable, np.int32)
         images, teacher_rows = self.caption_image[kept], self.teacher_caption[kept]
         pixels = [decoded[image] for image in images.tolist()]
@@ -225,27 +230,34 @@ class _BatchLoader:
             teacher_index_image=self.teacher_image[images],
             teacher_index_text=teacher_rows,
             teacher_image=np.stack([teacher for _, teacher in pixels]) if self.teacher_image_size else None,
-            teacher_text={key: ids[teacher_rows, :teacher_width] for key, ids in self.teacher_text.items()}
+            teacher_text={key: ids[teacher_rows, :width] for key, ids in self.teacher_text.items()}
             if self.teacher_text
             else None,
             replaced=kept != mine if self.on_bad_image == "skip" else None,
         )
         return batch, [str(error) for error in decoded.values() if isinstance(error, InputError)]
 
-    def _width(self, ids: np.ndarray) -> int:
-        return text_length_bucket(text_lengths(ids)) if self.cut_text else ids.shape[1]
+    def _width(self, rows: np.ndarray) -> int:
+        """Tokens that all texts of a global batch are cut to: every process compiles the same shapes.
+
+        One width for student and teacher, so that there are as many shapes as buckets, not as pairs of them.
+        """
+        texts = [self.tokens[rows], *([self._teacher_mask(rows)] if self.teacher_text else [])]
+        if not self.cut_text:
+            return max(ids.shape[1] for ids in texts)
+        return text_length_bucket(np.concatenate([text_lengths(ids) for ids in texts]))
 
     def _teacher_mask(self, captions: np.ndarray | int) -> np.ndarray:
         """Attention mask int32 [..., L'] of what the text teacher sees in the place of `captions`."""
         assert self.teacher_text
         return self.teacher_text["attention_mask"][self.teacher_caption[captions]]
 
-    def _usable_row(self, row: int, width: int, teacher_width: int, decoded: dict[int, Any]) -> int:
-        """The first row from `row` on, cyclically, whose image decodes and whose texts fit the widths."""
+    def _usable_row(self, row: int, width: int, decoded: dict[int, Any]) -> int:
+        """The first row from `row` on, cyclically, whose image decodes and whose texts fit the width."""
         for candidate in itertools.chain(range(row, len(self.tokens)), range(row)):
             if self.tokens[candidate, width:].any():
                 continue
-            if self.teacher_text and self._teacher_mask(candidate)[teacher_width:].any():
+            if self.teacher_text and self._teacher_mask(candidate)[width:].any():
                 continue
             image = int(self.caption_image[candidate])
             if image not in decoded:
@@ -260,21 +272,28 @@ class _BatchLoader:
 
     def _pixels(self, image: int) -> tuple[np.ndarray, np.ndarray | None]:
         """What student and image teacher see."""
-        picture = open_image(self.image_paths[image])
-        student = preprocess(picture, self.image_size)
         if self.teacher_image_size is None:
-            return student, None
-        if (partner := self.teacher_image[image]) != image:
-            picture = open_image(self.image_paths[partner])
-        return student, preprocess(picture, self.teacher_image_size)
+            return self.read_image(image, self.image_size)[0], None
+        if (partner := int(self.teacher_image[image])) == image:
+            student, teacher = self.read_image(image, self.image_size, self.teacher_image_size)
+            return student, teacher
+        return self.read_image(image, self.image_size)[0], self.read_image(partner, self.teacher_image_size)[
+            0
+        ]
 
 
 def _load_images(
-    paths: list[Path], batch_size: int, size: int, on_bad_image: OnBadImage, threads: int, batch: int
+    read_image: ImageReader,
+    count: int,
+    batch_size: int,
+    size: int,
+    on_bad_image: OnBadImage,
+    threads: int,
+    batch: int,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Batch number -> numbers and padded pixels of the readable images, and what is wrong with the others."""
-    wanted = range(batch * batch_size, min((batch + 1) * batch_size, len(paths)))
-    decoded = decode_all(lambda image: load_image(paths[image], size), wanted, on_bad_image, threads)
+    wanted = range(batch * batch_size, min((batch + 1) * batch_size, count))
+    decoded = decode_all(lambda image: read_image(image, size)[0], wanted, on_bad_image, threads)
     errors = [str(result) for result in decoded.values() if isinstance(result, InputError)]
     pixels = {image: result for image, result in decoded.items() if not isinstance(result, InputError)}
     padded = np.resize(list(pixels.values()), (batch_size, size, size, 3)) if pixels else np.empty(0)

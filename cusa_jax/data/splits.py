@@ -7,6 +7,7 @@ import numpy as np
 from absl import logging
 
 from cusa_jax.data.captions import CaptionTable, clean_captions, read_captions
+from cusa_jax.data.prepared import is_prepared, read_prepared
 from cusa_jax.data.tokenize import ClipTokenizer, text_length_bucket, text_lengths
 from cusa_jax.errors import InputError
 
@@ -22,15 +23,26 @@ class Split:
     relevance: np.ndarray | None
 
 
-def load_split(path: str, split: str, *, image_root: str, context_length: int) -> Split:
-    """Reads `split` of the dataset at `path`; `{split}_relevance.npy` beside it is used where it is there."""
+def load_split(
+    path: str, split: str, *, image_root: str, context_length: int, image_size: int | None = None
+) -> Split:
+    """Reads `split` of the dataset at `path`; `{split}_relevance.npy` beside it is used where it is there.
+
+    image_size: of the model, which a prepared folder must fit; None where no images are read.
+    """
     table = read_captions(path, split, image_root=image_root)
     captions = clean_captions(table.captions)
+    relevance = _relevance(Path(path), split, table)
+    if is_prepared(path):
+        table, tokens = read_prepared(
+            path, split, table, image_size=image_size, context_length=context_length
+        )
+        return Split(table, captions, tokens, relevance)
     tokens, truncated = ClipTokenizer()(captions, context_length)
     if truncated:
         logging.warning("%s: %d captions over %d tokens were cut", split, truncated, context_length)
     longest = min(text_length_bucket(text_lengths(tokens)), context_length)
-    return Split(table, captions, tokens[:, :longest], _relevance(Path(path), split, table))
+    return Split(table, captions, tokens[:, :longest], relevance)
 
 
 def check_disjoint(splits: dict[str, Split], path: str) -> None:

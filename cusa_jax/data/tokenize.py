@@ -84,13 +84,13 @@ def text_lengths(ids: np.ndarray) -> np.ndarray:
 
 
 def text_length_bucket(lengths: np.ndarray, buckets: tuple[int, ...] = LENGTH_BUCKETS) -> int:
-    """The smallest bucket that holds the longest text; that text's own length if none does.
+    """The smallest bucket that holds the longest text; beyond the buckets, a multiple of the last but one.
 
     Few distinct lengths mean few compilations. Cutting padding changes no feature: it comes after <eot>, and
     the text tower is causal.
     """
     longest = int(np.max(lengths))
-    return next((bucket for bucket in buckets if bucket >= longest), longest)
+    return next((bucket for bucket in buckets if bucket >= longest), -(-longest // buckets[-2]) * buckets[-2])
 
 
 def _read_merges() -> list[tuple[str, str]]:

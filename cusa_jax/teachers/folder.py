@@ -43,6 +43,11 @@ def locate(source: str, *suffixes: str) -> Path:
         ) from error
 
 
+def model_files(path: Path) -> list[Path]:
+    """The files that make up a teacher: those of a model folder that are read, or the feature file itself."""
+    return [path] if path.is_file() else sorted({file for name in _WANTED for file in path.rglob(name)})
+
+
 def read_json(path: Path, purpose: str) -> dict[str, Any]:
     """The JSON object in a file. purpose: what it is needed for, told where it is missing."""
     if not path.is_file():

@@ -151,13 +151,13 @@ def test_texts_are_cut_to_the_bucket_of_the_longest_in_the_global_batch(dataset)
     widths = set()
     for step, batch in enumerate(batches(dataset, 8, **options)):  # one row of each global batch of eight
         rows = batch_rows(step, rows=CAPTIONS, batch_size=8, seed=5)
-        longest, teacher_longest = 3 + rows.max(), 2 * rows.max() + 1
+        longest = max(
+            3 + rows.max(), 2 * rows.max() + 1
+        )  # the student's and the teacher's: one width for both
         width = batch.tokens.shape[1]
         assert width == min(b for b in (16, 24, 32, 48, 64, 77) if b >= longest)
         # The table of teacher tokens is 65 wide, so the largest bucket is not filled.
-        assert batch.teacher_text["input_ids"].shape[1] == min(
-            65, min(b for b in (16, 24, 32, 48, 64, 77) if b >= teacher_longest)
-        )
+        assert batch.teacher_text["input_ids"].shape[1] == min(65, width)
         widths.add(width)
     assert len(widths) > 1
     (uncut,) = batches(dataset, 1, **options, cut_text=False)
@@ -206,13 +206,15 @@ def test_shuffled_teachers_see_the_same_other_sample_all_run_long(dataset):
     )
 
 
-def test_shuffled_text_is_cut_to_its_own_length(dataset):
+def test_shuffled_text_counts_by_its_own_length(dataset):
     lengths = [2 * n + 1 for n in range(CAPTIONS)]
     text = teacher_text(lengths)
     for batch in batches(
         dataset, 8, batch_size=2, control="shuffled", teachers=teachers(), teacher_text=text
     ):
-        longest = max(lengths[caption] for caption in batch.teacher_index_text)
+        longest = max(
+            *(lengths[caption] for caption in batch.teacher_index_text), 3 + batch.caption_index.max()
+        )
         width = min(65, min(b for b in (16, 24, 32, 48, 64, 77) if b >= longest))
         assert batch.teacher_text["input_ids"].shape[1] == width
 

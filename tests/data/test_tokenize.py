@@ -103,7 +103,7 @@ def test_length_is_that_of_the_text_even_if_it_contains_token_zero():
 
 
 @pytest.mark.parametrize(
-    ("longest", "bucket"), [(3, 16), (16, 16), (17, 24), (33, 48), (65, 77), (77, 77), (90, 90)]
+    ("longest", "bucket"), [(3, 16), (16, 16), (17, 24), (33, 48), (65, 77), (77, 77), (90, 128), (129, 192)]
 )
 def test_bucket_holds_the_longest(longest, bucket):
     assert text_length_bucket(np.array([2, longest, 3])) == bucket

@@ -1,0 +1,249 @@
+"""Prepared folders: the same batches as from the images, after kills and damage too."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from absl import flags
+from PIL import Image
+
+from cusa_jax.data import records
+from cusa_jax.data.images import load_image
+from cusa_jax.data.pipeline import image_batches, train_batches
+from cusa_jax.data.prepared import prepare
+from cusa_jax.data.splits import load_split
+from cusa_jax.errors import InputError
+from cusa_jax.types import Teacher, Teachers
+
+ROOT = Path(__file__).parents[2]
+SIZE, IMAGES, PER_IMAGE, PER_SHARD = 16, 10, 3, 4
+OPTIONS = {"image_root": "", "context_length": 77, "image_size": SIZE}
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Three splits of ten oblong images and thirty captions, in an order that mixes the images."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        rows = []
+        for image in range(IMAGES):
+            pixels = draw.integers(0, 256, (20 + image, 31, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{split}{image}.jpg")
+        for caption in draw.permutation(IMAGES * PER_IMAGE).tolist():
+            image = caption % IMAGES
+            text = f"Number {caption}: " + "very " * (caption % 7) + "noisy, é!"
+            row = {"image_path": f"{split}{image}.jpg", "caption": text, "image_id": f"id {image}"}
+            rows.append(row | {"caption_id": 100 + caption})
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+    np.save(folder / "val_relevance.npy", draw.random((IMAGES * PER_IMAGE, IMAGES)) < 0.3)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(records, "SHARD_BYTES", PER_SHARD * 3 * SIZE**2)
+
+
+def splits(folder, **options):
+    return {name: load_split(str(folder), name, **OPTIONS | options) for name in ("train", "val")}
+
+
+def prepare_folder(source, folder, **options):
+    options = {"image_size": SIZE, "context_length": 77} | options
+    prepare(folder, splits(source), **options)
+    return folder
+
+
+@pytest.fixture
+def prepared(source, tmp_path):
+    return prepare_folder(source, tmp_path / "prepared")
+
+
+def batches(split, count=6, **options):
+    options = {"batch_size": 8, "seed": 3, "image_size": SIZE, "tokens": split.tokens} | options
+    iterator = train_batches(split.table, **options)
+    found = [next(iterator) for _ in range(count)]
+    iterator.close()
+    return found
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_equal(vars(a), vars(b))
+
+
+def test_a_prepared_split_is_the_split_it_was_made_from(source, prepared):
+    for name, original in splits(source).items():
+        found = splits(prepared)[name]
+        assert found.captions == original.captions
+        assert found.table.captions == original.table.captions
+        assert found.table.image_ids == original.table.image_ids
+        assert found.table.image_paths == original.table.image_paths
+        np.testing.assert_array_equal(found.table.caption_image, original.table.caption_image)
+        np.testing.assert_array_equal(found.table.caption_ids, original.table.caption_ids)
+        np.testing.assert_array_equal(found.tokens, original.tokens)
+        assert found.tokens.dtype == np.int32
+        assert (found.relevance is None) == (name == "train")
+        np.testing.assert_equal(found.relevance, original.relevance)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_bit_equal_and_the_images_are_not_touched(source, prepared, workers):
+    flags.FLAGS(["test"], known_only=True)  # the workers read absl's flags
+    expected = {name: batches(split) for name, split in splits(source).items()}
+    evaluated = list(image_batches(splits(source)["val"].table, batch_size=4, image_size=SIZE))
+    for image in source.glob("*.jpg"):
+        image.unlink()
+    found = splits(prepared)
+    for name, split in found.items():
+        assert_same(batches(split, workers=workers), expected[name])
+    again = list(image_batches(found["val"].table, batch_size=4, image_size=SIZE, workers=workers))
+    np.testing.assert_equal(again, evaluated)
+    last = list(image_batches(found["val"].table, batch_size=4, image_size=SIZE, first_batch=2))
+    np.testing.assert_equal(last, evaluated[2:])
+
+
+@pytest.mark.parametrize("control", ["none", "shuffled"])
+def test_a_teacher_of_another_size_reads_the_original_images(source, prepared, control):
+    image = Teacher("image", {}, lambda params, x: x, "pixels", 12)
+    teachers = Teachers(image, Teacher("text", {}, lambda params, x: x, "index"))
+    options = {"teachers": teachers, "control": control}
+    assert_same(batches(splits(prepared)["train"], **options), batches(splits(source)["train"], **options))
+
+
+def test_any_program_can_read_the_records(source, prepared):
+    """Through tensorflow-datasets alone, one record per image, without TensorFlow."""
+    original = splits(source)["train"]
+    found = tfds.builder_from_directory(prepared / "captioned_images" / "1.0.0").as_data_source("train")
+    assert len(found) == IMAGES
+    longest = max(split.tokens.shape[1] for split in splits(source).values())
+    for number, record in enumerate(found):
+        captions = np.flatnonzero(original.table.caption_image == number)
+        assert record["image_id"].decode() == original.table.image_ids[number]
+        assert [text.decode() for text in record["captions"]] == [original.captions[n] for n in captions]
+        expected = np.zeros((PER_IMAGE, longest), np.int32)
+        expected[:, : original.tokens.shape[1]] = original.tokens[captions]
+        np.testing.assert_array_equal(record["tokens"], expected)
+        np.testing.assert_array_equal(record["pixels"], load_image(original.table.image_paths[number], SIZE))
+        assert record["error"] == b""
+    assert "tensorflow" not in sys.modules
+
+
+def test_unreadable_images_stop_preparing_or_stay_unreadable(source, tmp_path):
+    (source / "train4.jpg").write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"train4\.jpg: not a readable image"):
+        prepare_folder(source, tmp_path / "strict")
+    folder = prepare_folder(source, tmp_path / "lenient", on_bad_image="skip")
+    options = {"on_bad_image": "skip"}
+    assert_same(batches(splits(folder)["train"], **options), batches(splits(source)["train"], **options))
+    with pytest.raises(InputError, match=r"train4\.jpg: not a readable image"):
+        batches(splits(folder)["train"])
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_killed_and_continued_it_is_the_same_and_finished_files_are_not_made_again(
+    source, prepared, tmp_path
+):
+    """Killed as the sixth file is begun (train has three); one of the finished ones is then damaged."""
+    folder = tmp_path / "killed"
+    script = f"""
+import os, signal
+from pathlib import Path
+from cusa_jax.data import records
+from cusa_jax.data.prepared import prepare
+from cusa_jax.data.splits import load_split
+records.SHARD_BYTES = {records.SHARD_BYTES}
+load, seen = records.load_image, []
+def load_image(path, size):
+    seen.append(path)
+    if len(seen) > 18:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load(path, size)
+records.load_image = load_image
+splits = {{name: load_split({str(source)!r}, name, **{OPTIONS}) for name in ("train", "val")}}
+prepare(Path({str(folder)!r}), splits, image_size={SIZE}, context_length=77)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with pytest.raises(InputError, match="not prepared to the end"):
+        batches(splits(folder)["train"])
+    finished = sorted((folder / "staging").glob("*.sha256"))
+    assert len(finished) == 5
+    damaged = finished[1].with_suffix("")
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 4
+    os.remove(damaged)  # not in place: it would be one of tensorflow-datasets' links
+    damaged.write_bytes(content)
+    decoded = []
+    with pytest.MonkeyPatch.context() as patch:
+        load = records.load_image
+        patch.setattr(records, "load_image", lambda path, size: decoded.append(path) or load(path, size))
+        prepare_folder(source, folder)
+    assert (
+        len(decoded) == PER_SHARD + IMAGES % PER_SHARD
+    )  # the damaged file and the one that was never finished
+    assert contents(folder) == contents(prepared)
+
+
+def test_a_finished_folder_is_verified(source, prepared):
+    prepare_folder(source, prepared)
+    file = sorted(prepared.rglob("*train.array_record*"))[1]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=rf"{file.name} is damaged \(1 of 6 files\)"):
+        prepare_folder(source, prepared)
+    with pytest.raises(InputError, match="of split 'train' is damaged"):
+        batches(splits(prepared)["train"])
+
+
+def test_resolutions_contexts_and_captions_are_not_mixed(source, prepared):
+    with pytest.raises(InputError, match=r"was prepared with another image size \(16, not 8\)"):
+        prepare_folder(source, prepared, image_size=8)
+    with pytest.raises(InputError, match=r"prepared with image_size 16, but the model has 8"):
+        splits(prepared, image_size=8)
+    with pytest.raises(InputError, match=r"prepared with context_length 77, but the model has 32"):
+        splits(prepared, context_length=32)
+    (prepared / "val.json").write_text((prepared / "val.json").read_text().replace("noisy", "quiet"))
+    with pytest.raises(InputError, match=r"val\.json: changed since it was prepared"):
+        splits(prepared)
+    (source / "val.json").write_text((source / "val.json").read_text().replace("noisy", "quiet"))
+    with pytest.raises(InputError, match="was prepared with another captions"):
+        prepare_folder(source, prepared)
+    with pytest.raises(InputError, match="exists and is not a prepared folder"):
+        prepare_folder(source, source)
+
+
+def test_damaged_tokens_and_manifest_are_named(prepared):
+    np.save(prepared / "train_tokens.npy", np.zeros((3, 4), np.uint16))
+    with pytest.raises(InputError, match=r"train_tokens\.npy: uint16\[3, 4\], but there are 30 captions"):
+        splits(prepared)
+    (prepared / "train_tokens.npy").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"train_tokens\.npy: not a readable array"):
+        splits(prepared)
+    (prepared / "prepared.json").write_text("{}")
+    with pytest.raises(InputError, match=r"prepared\.json: not a readable record"):
+        splits(prepared)
+
+
+def test_tensorflow_is_never_imported():
+    """Even where it is installed: a module of that name that cannot be imported stands for it."""
+    script = """
+import sys
+sys.modules["tensorflow"] = None
+from cusa_jax import experiment
+from cusa_jax.data import records
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
