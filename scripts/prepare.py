@@ -15,6 +15,7 @@ from cusa_jax.data.prepared import prepare
 from cusa_jax.errors import InputError
 from cusa_jax.experiment import load_splits
 from cusa_jax.models.clip import PRESETS
+from cusa_jax.weights.formats import read_weights
 
 OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 
@@ -22,9 +23,9 @@ OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 def main(config, _config_name: str) -> None:
     if not config.data.path:
         raise InputError("config.data.path is empty: name the folder to prepare, --config.data.path=FOLDER")
-    if config.model.name not in PRESETS:
+    if config.model.name not in PRESETS and not config.init_from:
         raise InputError(f"config.model.name must say for which model: {', '.join(PRESETS)}")
-    clip = PRESETS[config.model.name]
+    clip = PRESETS.get(config.model.name) or read_weights(config.init_from, config.model.activation).clip
     prepare(
         Path(OUT.value),
         load_splits(config, clip),

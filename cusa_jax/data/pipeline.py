@@ -277,9 +277,11 @@ class _BatchLoader:
         if (partner := int(self.teacher_image[image])) == image:
             student, teacher = self.read_image(image, self.image_size, self.teacher_image_size)
             return student, teacher
-        return self.read_image(image, self.image_size)[0], self.read_image(partner, self.teacher_image_size)[
-            0
-        ]
+        (student,), (teacher,) = (
+            self.read_image(image, self.image_size),
+            self.read_image(partner, self.teacher_image_size),
+        )
+        return student, teacher
 
 
 def _load_images(

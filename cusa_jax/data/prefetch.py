@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import grain
 
@@ -42,16 +42,20 @@ def decode_all(
 ) -> dict[int, T | InputError]:
     """`load` of every image, in threads (Pillow releases the GIL); with 'skip', an error takes its place."""
 
-    def attempt(image: int) -> T | InputError:
-        try:
-            return load(image)
-        except InputError as error:
-            if on_bad_image == "error":
-                raise
-            return error
+    def attempt_all(part: Sequence[int]) -> None:
+        for image in part:
+            try:
+                results[image] = load(image)
+            except InputError as error:
+                if on_bad_image == "error":
+                    raise
+                results[image] = error
 
+    # One task per thread: a task per image would cost more than reading a prepared image does.
+    results: dict[int, Any] = dict.fromkeys(images)  # in their order
     with ThreadPoolExecutor(threads) as pool:
-        return dict(zip(images, pool.map(attempt, images), strict=True))
+        list(pool.map(lambda first: attempt_all(images[first::threads]), range(threads)))
+    return results
 
 
 def _exit_with_parent(worker: int, workers: int) -> None:

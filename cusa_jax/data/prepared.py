@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ class PreparedImages:
 
     def _stored(self, image: int) -> np.ndarray:
         try:
-            record = _records(self.folder, self.split)[image]
+            record = _records(self.folder, self.split)(image)
         except InputError:
             raise
         except Exception as error:  # ArrayRecord checks each chunk it reads
@@ -186,7 +186,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _records(folder: Path, split: str) -> Any:
+def _records(folder: Path, split: str) -> Callable[[int], dict[str, Any]]:
     """Opened once in each process, and only in those that read: tensorflow-datasets takes a second to import."""
     from cusa_jax.data import records
 

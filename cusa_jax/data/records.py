@@ -83,12 +83,15 @@ def write(
     shutil.rmtree(staging.folder)
 
 
-def open_records(folder: Path, split: str) -> Any:
-    """Random access to the records of a split: `source[number]` is a dict with 'pixels', 'error' and the rest."""
+def open_records(folder: Path, split: str) -> Callable[[int], dict[str, Any]]:
+    """Reads 'pixels' and 'error' of an image by its number; the rest of a record is not parsed."""
     target = folder / _NAME / _VERSION
     if not target.is_dir():
         raise InputError(f"{folder}: not prepared to the end; run scripts/prepare.py again, it continues")
-    return tfds.builder_from_directory(target).as_data_source(split)
+    builder = tfds.builder_from_directory(target)
+    source = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+    wanted = tfds.features.FeaturesDict({name: builder.info.features[name] for name in ("pixels", "error")})
+    return lambda image: wanted.deserialize_example_np(source[image])
 
 
 class _Builder(tfds.core.ShardBasedBuilder):
@@ -142,7 +145,7 @@ class _Builder(tfds.core.ShardBasedBuilder):
         for number, start in enumerate(starts):
             numbers = range(start, min(start + per_shard, images))
             file = f"{_NAME}-{name}.array_record-{number:05d}-of-{len(starts):05d}"
-            yield lambda file=file, numbers=numbers: self._examples(name, file, numbers)
+            yield functools.partial(self._examples, name, file, numbers)
 
     def _examples(self, name: str, file: str, numbers: range) -> Iterator[tuple[int, Any]]:
         split = self._splits[name]

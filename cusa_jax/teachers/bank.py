@@ -216,7 +216,7 @@ def _on_devices(features: np.ndarray, mesh: Mesh, dtype: str) -> jax.Array:
     """[N, D] on the mesh, rows split over it and padded with zeros to a number that it divides."""
     rows = sharding.round_up(len(features), mesh.size)
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(rows)
         found = features[start:stop].astype(jnp.dtype(dtype))
         return np.pad(found, ((0, stop - start - len(found)), (0, 0)))

@@ -233,7 +233,7 @@ def test_projection_keeps_inner_products():
     others = ~np.eye(200, dtype=bool)
     for width in (300, 1500):
         found = np.asarray(bank.project(features, width))
-        found /= np.linalg.norm(found, axis=1, keepdims=True)
+        found = found / np.linalg.norm(found, axis=1, keepdims=True)
         error = (found @ found.T - exact)[others]
         predicted = (1 - exact[others].mean() ** 2) * np.sqrt((1 - width / 3000) / width)
         assert 0.8 < error.std() / predicted < 1.2
