@@ -171,6 +171,17 @@ def test_a_resnet_comes_back_with_its_running_statistics(tmp_path, suffix):
         assert all(counter.dtype == np.int64 and counter.shape == () for counter in counters)
 
 
+def test_the_reference_s_checkpoint_has_no_logit_scale(tmp_path):
+    """Its strict loading would refuse it (clip/model.py:454)."""
+    before = weights()
+    scaled = student.Weights(
+        CLIP, openai_tensors() | dict(before.tensors), before.heads, before.taus, before.config
+    )
+    assert "logit_scale" in scaled.tensors
+    write_weights(tmp_path / "w.pth", scaled)
+    assert not any("logit_scale" in name for name in torch_file.read(tmp_path / "w.pth")["model"])
+
+
 def test_a_resnet_is_no_hugging_face_clip(tmp_path):
     with pytest.raises(InputError, match="vision transformers only"):
         write_weights(tmp_path / "hf", student.Weights(RESNET, {}))
