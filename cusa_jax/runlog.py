@@ -43,14 +43,18 @@ class RunLog:
         now = time.monotonic()
         self._last = (step, now)
         steps_per_second = (step - last_step) / max(now - last_time, 1e-9)
-        speed = {"pairs_per_second": steps_per_second * self._batch_size}
+        speed, told = {}, ""
+        if steps_per_second:  # not after a first step, which ran before the clock
+            speed = {"pairs_per_second": steps_per_second * self._batch_size}
+            left = _duration((self._total - step) / steps_per_second)
+            told = f" | {speed['pairs_per_second']:.0f} pairs/s | {left} left"
         self.write(step, "train", {**metrics, **speed})
         terms = " ".join(
             f"{k.removeprefix('loss_')} {v:.4f}" for k, v in metrics.items() if k.startswith("loss_")
         )
         print(
-            f"step {step}/{self._total} | epoch {step / self._per_epoch:.2f} | loss {metrics['loss']:.4f} ({terms})"
-            f" | {speed['pairs_per_second']:.0f} pairs/s | {_duration((self._total - step) / steps_per_second)} left",
+            f"step {step}/{self._total} | epoch {step / self._per_epoch:.2f} | "
+            f"loss {metrics['loss']:.4f} ({terms}){told}",
             flush=True,
         )
 

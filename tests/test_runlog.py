@@ -30,22 +30,26 @@ def log(workdir: Path, start: int = 0) -> RunLog:
 
 
 def test_console_file_and_board_agree(tmp_path, capsys, monkeypatch):
-    clock = iter([100.0, 102.0, 103.0])
+    clock = iter([100.0, 102.0, 103.0, 103.5, 104.0])
     monkeypatch.setattr("cusa_jax.runlog.time", SimpleNamespace(monotonic=lambda: next(clock)))
     run = log(tmp_path)
     run.train(5, LOSSES)
     run.evaluated(10, "val", {"r_mean": 12.5, "txt_r1": 10.0, "median_rank": 7.0})
+    run.start_clock(11, LOSSES)
+    run.train(11, LOSSES)
     run.close()
 
     assert capsys.readouterr().out.splitlines() == [
         "step 5/40 | epoch 0.50 | loss 0.7500 (contrastive 0.5000 csa 0.2500) | 20 pairs/s | 0:14 left",
         "step 10/40 | val: txt_r1 10.00 r_mean 12.50",
+        "step 11/40 | epoch 1.10 | loss 0.7500 (contrastive 0.5000 csa 0.2500)",
     ]
-    (line,) = read_metrics(tmp_path, "train")
+    line, first = read_metrics(tmp_path, "train")
+    assert first == {"step": 11, "split": "train", **LOSSES}
     assert line == {"step": 5, "split": "train", **LOSSES, "pairs_per_second": 20.0}
     assert [line["r_mean"] for line in read_metrics(tmp_path, "val")] == [12.5]
     assert board(tmp_path) == {
-        **{(f"train/{name}", 5): value for name, value in LOSSES.items()},
+        **{(f"train/{name}", step): value for step in (5, 11) for name, value in LOSSES.items()},
         ("train/pairs_per_second", 5): 20.0,
         ("val/r_mean", 10): 12.5,
         ("val/txt_r1", 10): 10.0,
