@@ -4,8 +4,8 @@ python scripts/search.py index PHOTOS --checkpoint=WORKDIR --out=INDEX     (agai
 python scripts/search.py query INDEX "two dogs on grass" [--k=10] [--html=found.html]
 python scripts/search.py query INDEX --image=cat.jpg
 
-Texts are compared by the cross-modal heads, photos by the uni-modal head. --checkpoint is the folder of a training, or a
-CLIP of any format that scripts/convert.py reads; a query takes the one that the index was made with.
+Texts are compared by the cross-modal heads, photos by the uni-modal head. --checkpoint is the folder of a training,
+or a CLIP of any format that scripts/convert.py reads; a query takes the one that the index was made with.
 """
 
 import io

@@ -46,7 +46,7 @@ def read_weights(source: str | Path, activation: str = "") -> student.Weights:
 
 
 def load_model(source: str | Path, activation: str = "") -> tuple[DualEncoder, Params]:
-    """The model at `source`, with whatever heads it has, and its variables as numpy arrays; errors as `read_weights`."""
+    """The model at `source`, with whatever heads it has, and its variables as numpy arrays. Errors: `read_weights`."""
     weights = read_weights(source, activation)
     model = DualEncoder(weights.clip, "cross" in weights.heads, "uni" in weights.heads)
     return model, student.variables(weights, weights.heads, source)
