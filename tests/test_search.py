@@ -59,6 +59,8 @@ def photos(tmp_path_factory):
 def embeddings(model, variables, photos, text):
     """Of the photos and of the text, one by one, by the model itself."""
 
+    variables = jax.tree.map(jax.numpy.asarray, variables)
+
     @functools.partial(jax.jit, static_argnums=0)
     def apply(method, x):
         return model.apply(variables, x, method=method)
