@@ -1,15 +1,18 @@
-# make demo | make test | make lint | make parity REFERENCE=CHECKOUT: each sets up .venv first. PYTHON picks the interpreter (3.11 or 3.12).
+# make demo | make controls | make test | make lint | make parity REFERENCE=CHECKOUT: each sets up .venv first. PYTHON picks the interpreter (3.11 or 3.12).
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint parity
+.PHONY: demo controls test lint parity
 
 demo: $(READY)
 	$(RUN) scripts/train.py --config=configs/demo.py:loss=contrastive --workdir=runs/demo/contrastive
 	$(RUN) scripts/train.py --config=configs/demo.py:loss=cusa --workdir=runs/demo/cusa
 	$(RUN) scripts/compare.py --curves=runs/demo/curves.png runs/demo/contrastive runs/demo/cusa
+
+controls: $(READY)
+	$(RUN) scripts/controls.py --config=configs/demo.py --config.schedule.epochs=1 --workdir=runs/controls
 
 test: $(READY)
 	$(RUN) -m pytest

@@ -7,7 +7,6 @@ Orbax commits a step by renaming its finished folder, so a killed process leaves
 does not notice flipped bits, so every leaf carries a checksum, taken on device.
 """
 
-import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -166,7 +165,13 @@ def read_best(workdir: Path) -> tuple[Params, dict[str, Any]]:
     Raises InputError where there is none, or it is damaged.
     """
     folder = workdir / "best"
-    with contextlib.closing(_manager(folder, 1, create=False)) as manager:
+    handlers = {  # which Orbax needs to tell of a tree that it did not save itself
+        "model": ocp.PyTreeCheckpointHandler(),
+        "progress": ocp.JsonCheckpointHandler(),
+        "config": ocp.JsonCheckpointHandler(),
+    }
+    options = ocp.CheckpointManagerOptions(create=False)
+    with ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers) as manager:
         step = manager.latest_step()
         if step is None:
             raise InputError(f"{folder}: no checkpoint in it")
@@ -211,6 +216,6 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
-def _manager(folder: Path, keep: int, create: bool = True) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create)
+def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep)
     return ocp.CheckpointManager(folder.absolute(), options=options)

@@ -1,4 +1,4 @@
-"""The training loop: resume, step, log, validate, checkpoint; at the end, test the best model once."""
+"""The training loop: resume, step, log, validate, checkpoint; at the end, test the best model once and report."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,9 @@ from cusa_jax.config import validate
 from cusa_jax.distributed import is_first, stop_requests
 from cusa_jax.errors import Diverged, InputError
 from cusa_jax.evaluation.retrieval import Evaluator
+from cusa_jax.evaluation.retrieval import metrics as split_metrics
 from cusa_jax.experiment import Experiment, build
+from cusa_jax.report.page import gather, write_report
 from cusa_jax.runlog import RunLog
 from cusa_jax.step import train_step
 from cusa_jax.types import TrainState
@@ -90,11 +92,13 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
                 logging.warning("stopped at step %d, saved; the same command continues", step)
                 return None
             variables = checkpoints.restore_best(progress["step"], run.abstract_state)
-            metrics = evaluate(variables, run.splits["test"])
+            embedded = evaluate.embed(variables, run.splits["test"])
+            metrics = split_metrics(embedded, run.splits["test"])
             if is_first():
                 results = {"best_step": progress["step"], "val_r_mean": progress["r_mean"], "test": metrics}
                 write_json(workdir / RESULTS, results)
             log.evaluated(progress["step"], "test", metrics)
+            write_report(workdir, gather(run, variables, embedded))
             return metrics
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import app, flags
 
 from cusa_jax.command import errors_in_one_line
-from cusa_jax.report import comparison, learning_curves
+from cusa_jax.report.compare import comparison, learning_curves
 
 CURVES = flags.DEFINE_string("curves", "", "PNG to write the learning curves to.")
 

@@ -114,6 +114,10 @@ def test_a_run_leaves_metrics_checkpoints_and_results(undisturbed):
     assert (results["best_step"], results["val_r_mean"]) == (best["step"], best["r_mean"])
     assert {"txt_r1", "img_r10", "map_at_r", "img_exact_r1"} <= results["test"].keys()
     assert list((undisturbed / "tensorboard").glob("events*"))
+    report = (undisturbed / "report.html").read_text()
+    assert f"{results['test']['txt_r1']:.2f}" in report
+    assert "Captions with captions (USA): r = " in report
+    assert report.count('<div class="query ') == 12
 
 
 def test_a_finished_run_is_not_evaluated_again(data, undisturbed):

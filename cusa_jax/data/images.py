@@ -26,6 +26,14 @@ MAX_ELONGATION = 200
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
 
+def image_suffixes() -> frozenset[str]:
+    """The endings of file names that `open_image` takes, in lower case: '.jpg', ….
+
+    What a file is, its content says; this only tells photos from everything else in a folder.
+    """
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in _FORMATS)
+
+
 def open_image(path: str | Path) -> Image.Image:
     """Decode an image file to RGB. EXIF orientation is ignored, as the reference does.
 

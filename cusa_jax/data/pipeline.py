@@ -6,10 +6,11 @@ nor of where a run was stopped and resumed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Literal
 
 import grain
@@ -101,29 +102,39 @@ def image_batches(
     b is batch_size but for the last batch and for unreadable images, which 'skip' leaves out and reports;
     the pixels are then padded by repetition, so that one compiled function serves all batches.
     """
-    count = len(table.image_paths)
-    load = functools.partial(
-        _load_images,
-        table.read_image,
-        count,
-        batch_size,
-        image_size,
-        on_bad_image,
-        threads_per_worker(workers),
-    )
-    batches = prefetched(load, range(first_batch, -(-count // batch_size)), workers)
-    errors: list[str] = []
-    try:
+    count, errors = len(table.image_paths), list[str]()
+    batches = decoded_batches(
+        table.read_image, count, batch_size=batch_size, image_size=image_size, workers=workers,
+        on_bad_image=on_bad_image, first_batch=first_batch,
+    )  # fmt: skip
+    with contextlib.closing(batches):
         for numbers, pixels, batch_errors in batches:
             errors += batch_errors
             if len(numbers):
                 yield numbers, pixels
-    finally:
-        batches.close()
     if len(errors) == count:
         raise InputError(f"all {count} images are unreadable; the first: {errors[0]}")
     if errors:
         logging.warning("%d unreadable images left out: %s", len(errors), "; ".join(errors[:5]))
+
+
+def decoded_batches(
+    read_image: ImageReader,
+    count: int,
+    *,
+    batch_size: int,
+    image_size: int,
+    workers: int = 0,
+    on_bad_image: OnBadImage = "error",
+    first_batch: int = 0,
+) -> Generator[tuple[np.ndarray, np.ndarray, list[str]], None, None]:
+    """As `image_batches`, of any images: (numbers, pixels, what is wrong with the others), also where none is left."""
+    load = functools.partial(
+        _load_images, read_image, count, batch_size, image_size, on_bad_image, threads_per_worker(workers)
+    )
+    steps = range(first_batch, -(-count // batch_size))
+    with contextlib.closing(prefetched(load, steps, workers)) as batches:
+        yield from batches
 
 
 def steps_per_epoch(table: CaptionTable, batch_size: int) -> int:

@@ -3,21 +3,47 @@
 The cross-modal heads are used for both modalities (reference evaluation.py:27-40).
 """
 
-import functools
+import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cusa_jax import sharding
 from cusa_jax.data.pipeline import image_batches
 from cusa_jax.data.splits import Split
-from cusa_jax.evaluation.recall import recall
+from cusa_jax.encoder import Encoder
+from cusa_jax.evaluation.recall import Scores, recall
 from cusa_jax.evaluation.relevance import relevance_metrics
 from cusa_jax.models.dual_encoder import DualEncoder
-from cusa_jax.step import encode_images, encode_texts
 from cusa_jax.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedSplit:
+    """The cross-modal embeddings of m readable images and of their n captions, by their numbers in the split.
+
+    images: int32 [m]. captions: int64 [n]. image, text: float32 [m, E] and [n, E], of length 1.
+    """
+
+    images: np.ndarray
+    captions: np.ndarray
+    image: np.ndarray
+    text: np.ndarray
+
+    @property
+    def scores(self) -> Scores:
+        """Cosine similarities [m, n]."""
+        return Scores(self.image, self.text)
+
+    def caption_image(self, split: Split) -> np.ndarray:
+        """int32 [n], the row in `image` of each caption's image."""
+        row = np.zeros(len(split.table.image_ids), np.int32)
+        row[self.images] = np.arange(len(self.images))
+        return row[split.table.caption_image[self.captions]]
+
+    def relevance(self, split: Split) -> np.ndarray | None:
+        """bool [n, m], whether a caption is true of an image; None where the split does not know."""
+        return None if split.relevance is None else split.relevance[np.ix_(self.captions, self.images)]
 
 
 class Evaluator:
@@ -27,54 +53,38 @@ class Evaluator:
     """
 
     def __init__(self, model: DualEncoder, mesh: Mesh, config: Any):
-        self._mesh, self._config, self._size = mesh, config, model.clip.image_size
-        self._batch_size = sharding.round_up(config.eval.batch_size, mesh.size)
-        self._encode_images = jax.jit(functools.partial(encode_images, model=model))
-        self._encode_texts = jax.jit(functools.partial(encode_texts, model=model))
+        self._config = config
+        self._encoder = Encoder(model, mesh, config.eval.batch_size)
 
     def __call__(self, variables: Params, split: Split) -> dict[str, float]:
-        """Recall on annotated pairs; where the split knows its exact relevance, mAP@R, R-Precision, R@1 too.
+        """`metrics` of the embeddings of these variables."""
+        return metrics(self.embed(variables, split), split)
 
-        Images that cannot be read are left out with their captions (`data.on_bad_image='skip'`), and counted.
-        """
-        numbers, images = self._images(variables, split)
-        captions = np.flatnonzero(np.isin(split.table.caption_image, numbers))
-        texts = self._texts(variables, split.tokens[captions])
-        scores = _normalised(images) @ _normalised(texts).T
-        position = np.zeros(len(split.table.image_ids), np.int32)
-        position[numbers] = np.arange(len(numbers))
-        metrics = recall(scores, position[split.table.caption_image[captions]])
-        if split.relevance is not None:
-            metrics |= relevance_metrics(scores, split.relevance[np.ix_(captions, numbers)])
-        missing = len(split.table.image_ids) - len(numbers)
-        return metrics | ({"images_skipped": float(missing)} if missing else {})
-
-    def _images(self, variables: Params, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        numbers, features = [], []
+    def embed(self, variables: Params, split: Split) -> EmbeddedSplit:
+        """Every image and caption once; unreadable images (`data.on_bad_image='skip'`) go with their captions."""
+        numbers, images = [], []
         for here, pixels in image_batches(
             split.table,
-            batch_size=self._batch_size,
-            image_size=self._size,
+            batch_size=self._encoder.batch_size,
+            image_size=self._encoder.image_size,
             workers=self._config.data.workers,
             on_bad_image=self._config.data.on_bad_image,
         ):
             numbers.append(here)
-            features.append(self._run(self._encode_images, variables, pixels)[: len(here)])
-        return np.concatenate(numbers), np.concatenate(features)
-
-    def _texts(self, variables: Params, tokens: np.ndarray) -> np.ndarray:
-        features = []
-        for start in range(0, len(tokens), self._batch_size):
-            rows = tokens[start : start + self._batch_size]
-            padded = np.resize(rows, (self._batch_size, tokens.shape[1]))
-            features.append(self._run(self._encode_texts, variables, padded)[: len(rows)])
-        return np.concatenate(features)
-
-    def _run(self, encode: Any, variables: Params, rows: np.ndarray) -> np.ndarray:
-        """The cross-modal embeddings [B, E] of rows that every process holds alike."""
-        cross, _ = encode(variables, sharding.put_rows(rows, self._mesh))
-        return sharding.fetch(cross)
+            images.append(self._encoder.images(variables, pixels)[0][: len(here)])
+        readable = np.concatenate(numbers)
+        captions = np.flatnonzero(np.isin(split.table.caption_image, readable))
+        texts, _ = self._encoder.texts(variables, split.tokens[captions])
+        return EmbeddedSplit(readable, captions, np.concatenate(images), texts)
 
 
-def _normalised(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+def metrics(embedded: EmbeddedSplit, split: Split) -> dict[str, float]:
+    """Recall on annotated pairs; where the split knows its exact relevance, mAP@R, R-Precision, R@1 too.
+
+    Images that could not be read are counted.
+    """
+    result = recall(embedded.scores, embedded.caption_image(split))
+    if (relevance := embedded.relevance(split)) is not None:
+        result |= relevance_metrics(embedded.scores, relevance)
+    missing = len(split.table.image_ids) - len(embedded.images)
+    return result | ({"images_skipped": float(missing)} if missing else {})

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from cusa_jax.errors import InputError
+from cusa_jax.models.dual_encoder import DualEncoder
+from cusa_jax.types import Params
 from cusa_jax.weights import own, reference_checkpoint, student, torch_file
 from cusa_jax.weights.huggingface import read_clip, write_clip
 from cusa_jax.weights.open_clip import CONFIG, openai_names, read_open_clip
@@ -41,6 +43,13 @@ def read_weights(source: str | Path, activation: str = "") -> student.Weights:
         raise InputError(f"{source}: no such file or folder")
     known_activation(weights.clip.activation, activation, path)
     return weights
+
+
+def load_model(source: str | Path, activation: str = "") -> tuple[DualEncoder, Params]:
+    """The model at `source`, with whatever heads it has, and its variables as numpy arrays. Errors: `read_weights`."""
+    weights = read_weights(source, activation)
+    model = DualEncoder(weights.clip, "cross" in weights.heads, "uni" in weights.heads)
+    return model, student.variables(weights, weights.heads, source)
 
 
 def write_weights(path: Path, weights: student.Weights) -> None:

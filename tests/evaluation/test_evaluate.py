@@ -162,7 +162,7 @@ def test_bad_input_is_one_line(tmp_path):
     ("path", "message"),
     [
         ("nothing.npz", "nothing.npz: not a readable .npz"),
-        ("nothing", "nothing: neither the folder of a run"),
+        ("nothing", "nothing: no such file or folder"),
     ],
 )
 def test_what_is_no_source_is_refused(path, message):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cusa_jax.errors import InputError
-from cusa_jax.report import comparison, learning_curves
+from cusa_jax.report.compare import comparison, learning_curves
 
 
 def run(folder: Path, name: str, r_mean: float, **test: float) -> Path:

@@ -1,16 +1,14 @@
-"""What people look at: the table that compares runs, and their learning curves as a picture."""
+"""Runs side by side: a table of their results, and their learning curves as a picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from matplotlib import pyplot as plt
 
 from cusa_jax.errors import InputError
+from cusa_jax.report.figures import draw_lines, series
 from cusa_jax.runlog import read_metrics
 from cusa_jax.workdir import RESULTS, read_json
-
-matplotlib.use("agg")
 
 # Column heading and key of results.json, in the order of the table; absent ones are left out.
 COLUMNS = (
@@ -26,6 +24,14 @@ COLUMNS = (
     ("exact i2t R@1", "txt_exact_r1"),
     ("exact t2i R@1", "img_exact_r1"),
 )
+PANELS = (  # split, key of metrics.jsonl, heading
+    ("train", "loss_contrastive", "contrastive loss"),
+    ("train", "loss_csa", "CSA loss"),
+    ("train", "loss_usa", "USA loss"),
+    ("train", "tau_contrastive", "contrastive temperature"),
+    ("val", "r_mean", "validation, mean recall (%)"),
+    ("val", "map_at_r", "validation, mAP@R on exact relevance (%)"),
+)
 
 
 def comparison(workdirs: Sequence[Path]) -> str:
@@ -33,7 +39,7 @@ def comparison(workdirs: Sequence[Path]) -> str:
 
     Raises InputError for a folder without results.
     """
-    results = [_results(workdir) for workdir in workdirs]
+    results = [read_results(workdir) for workdir in workdirs]
     columns = [(title, key) for title, key in COLUMNS if key in results[0]["test"]]
     rows = [["test, %", *(title for title, _ in columns), "best step"]]
     for workdir, result in zip(workdirs, results, strict=True):
@@ -56,28 +62,19 @@ def comparison(workdirs: Sequence[Path]) -> str:
 
 def learning_curves(workdirs: Sequence[Path], picture: Path) -> None:
     """Loss terms and temperatures over training, retrieval on validation over epochs; one colour a run."""
-    panels = [
-        ("train", "loss_contrastive", "contrastive loss"),
-        ("train", "loss_csa", "CSA loss"),
-        ("train", "loss_usa", "USA loss"),
-        ("train", "tau_contrastive", "contrastive temperature"),
-        ("val", "r_mean", "validation, mean recall (%)"),
-        ("val", "map_at_r", "validation, mAP@R on exact relevance (%)"),
-    ]
     curves = {split: [read_metrics(workdir, split) for workdir in workdirs] for split in ("train", "val")}
-    panels = [p for p in panels if any(p[1] in line for lines in curves[p[0]] for line in lines)]
-    figure, axes = plt.subplots(
-        2, -(-len(panels) // 2), figsize=(4.2 * -(-len(panels) // 2), 6.4), squeeze=False
-    )
-    for axis, (split, key, title) in zip(axes.flat, panels, strict=False):
-        for number, (workdir, lines) in enumerate(zip(workdirs, curves[split], strict=True)):
-            points = [(line["step"], line[key]) for line in lines if key in line]
-            if points:
-                axis.plot(*zip(*points, strict=True), color=f"C{number}", label=workdir.name, linewidth=1.2)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
+    names = [workdir.name for workdir in workdirs]
+    panels = [
+        (title, dict(zip(names, (series(lines, key) for lines in curves[split]), strict=True)))
+        for split, key, title in PANELS
+    ]
+    panels = [(title, lines) for title, lines in panels if any(x for x, _ in lines.values())]
+    columns = -(-len(panels) // 2)
+    figure, axes = plt.subplots(2, columns, figsize=(4.2 * columns, 6.4), squeeze=False)
+    for axis, (title, lines) in zip(axes.flat, panels, strict=False):
+        draw_lines(axis, lines, "step")
         axis.legend(fontsize=8)
+        axis.set_title(title, fontsize=10)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
     figure.tight_layout()
@@ -85,7 +82,8 @@ def learning_curves(workdirs: Sequence[Path], picture: Path) -> None:
     plt.close(figure)
 
 
-def _results(workdir: Path) -> dict:
+def read_results(workdir: Path) -> dict:
+    """results.json of a finished run. Raises InputError where there is none."""
     path = workdir / RESULTS
     if not path.is_file():
         raise InputError(f"{path}: no such file; the run is not finished, its train command continues it")

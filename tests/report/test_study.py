@@ -1,0 +1,64 @@
+"""The case study against a sort of all scores and the annotations themselves."""
+
+import numpy as np
+import pytest
+
+from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.splits import Split
+from cusa_jax.evaluation.retrieval import EmbeddedSplit
+from cusa_jax.report.study import study
+
+
+@pytest.fixture(params=[True, False], ids=["relevance known", "relevance unknown"])
+def found(request):
+    """A split of 9 images with 2 captions each, of which image 4 could not be read."""
+    rng = np.random.default_rng(0)
+    caption_image = np.repeat(np.arange(9, dtype=np.int32), 2)
+    relevance = (rng.random((18, 9)) < 0.3) | np.eye(9, dtype=bool)[caption_image]
+    table = CaptionTable([str(n) for n in range(9)], [], [""] * 18, caption_image, None)
+    split = Split(table, [""] * 18, np.zeros((18, 1), np.int32), relevance if request.param else None)
+    readable = np.delete(np.arange(9, dtype=np.int32), 4)
+    captions = np.flatnonzero(caption_image != 4)
+    rows = rng.standard_normal((8 + 16, 4)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return EmbeddedSplit(readable, captions, rows[:8], rows[8:]), split
+
+
+def mark(split, caption, image):
+    if split.table.caption_image[caption] == image:
+        return "annotated"
+    if split.relevance is None:
+        return "unknown"
+    return "unannotated" if split.relevance[caption, image] else "wrong"
+
+
+def test_answers_stand_in_the_order_of_their_scores_with_their_marks(found):
+    embedded, split = found
+    result = study(embedded, split, queries=50)
+    scores = embedded.image @ embedded.text.T
+    assert [query.item for query in result.text_to_image] == embedded.captions.tolist()
+    assert [query.item for query in result.image_to_text] == embedded.images.tolist()
+    for n, query in enumerate(result.text_to_image):
+        check(query, scores[:, n], embedded.images, lambda image, q=query: mark(split, q.item, image))
+    for n, query in enumerate(result.image_to_text):
+        check(query, scores[n], embedded.captions, lambda caption, q=query: mark(split, caption, q.item))
+    counted = [
+        answer.mark for query in result.text_to_image + result.image_to_text for answer in query.answers
+    ]
+    assert result.marks == {name: counted.count(name) for name in set(counted)}
+
+
+def check(query, scores, numbers, mark_of):
+    order = np.argsort(-scores, kind="stable")
+    assert [answer.item for answer in query.answers] == numbers[order[:5]].tolist()
+    np.testing.assert_allclose([answer.score for answer in query.answers], scores[order[:5]], rtol=1e-5)
+    assert [answer.mark for answer in query.answers] == [mark_of(answer.item) for answer in query.answers]
+    ranked = [mark_of(item) for item in numbers[order].tolist()]
+    assert query.rank == ranked.index("annotated") + 1
+    assert query.expected.item == numbers[order[query.rank - 1]]
+
+
+def test_queries_are_spread_evenly(found):
+    embedded, split = found
+    result = study(embedded, split, queries=3)
+    assert [query.item for query in result.image_to_text] == [0, 3, 8]  # first, middle and last readable one

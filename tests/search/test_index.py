@@ -1,0 +1,173 @@
+"""The index of a photo folder: what is encoded when, what a kill leaves, what is refused.
+
+The encoder is a stand-in whose embeddings can be told by hand: the mean colour of the photo.
+"""
+
+import os
+import sqlite3
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cusa_jax.errors import InputError
+from cusa_jax.search import index
+
+
+class MeanColour:
+    """Embeds a photo as its mean colour, of length 1; interrupted before the batch number `stop`."""
+
+    batch_size, image_size = 2, 8
+
+    def __init__(self, stop: int | None = None):
+        self.encoded, self.stop = 0, stop
+
+    def images(self, params, pixels):
+        if self.stop == self.encoded:
+            raise KeyboardInterrupt
+        self.encoded += 1
+        colour = pixels.mean((1, 2)).astype(np.float32) + params
+        colour /= np.linalg.norm(colour, axis=1, keepdims=True)
+        return colour, -colour
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for n in range(5):
+        save(folder / "deep" / f"{n}.png", n)
+    return folder
+
+
+def save(path, n):
+    Image.new("RGB", (12, 9), (40 * n + 10, 200, 5)).save(path)
+
+
+def origin(photos, fingerprint="model"):
+    return index.Origin(str(photos), "runs/x", fingerprint)
+
+
+def update(tmp_path, photos, encoder=None, **options):
+    return index.update(tmp_path / "index", origin(photos, **options), encoder or MeanColour(), 1.0)
+
+
+def expected(n):
+    colour = np.array([40 * n + 11, 201, 6], np.float32)
+    return colour / np.linalg.norm(colour)
+
+
+def test_every_photo_is_in_it_with_both_embeddings(tmp_path, photos):
+    (photos / "notes.txt").write_text("no photo")
+    done = update(tmp_path, photos)
+    assert (done.encoded, done.unchanged, done.removed, done.unreadable) == (5, 0, 0, [])
+    for head, sign in (("cross", 1), ("uni", -1)):
+        told, names, embeddings = index.read(tmp_path / "index", head)
+        assert told == origin(photos)
+        assert names == [photos / "deep" / f"{n}.png" for n in range(5)]
+        np.testing.assert_allclose(embeddings, [sign * expected(n) for n in range(5)], rtol=1e-6)
+
+
+def test_only_what_changed_is_encoded_again(tmp_path, photos):
+    update(tmp_path, photos)
+    unchanged = MeanColour()
+    assert update(tmp_path, photos, unchanged) == index.Updated(0, 5, 0, [])
+    assert unchanged.encoded == 0
+
+    save(photos / "deep" / "1.png", 4)
+    os.utime(photos / "deep" / "1.png", ns=(1, 1))  # whatever the clock's grain
+    save(photos / "0.png", 3)
+    (photos / "deep" / "3.png").unlink()
+    encoder = MeanColour()
+    assert update(tmp_path, photos, encoder) == index.Updated(2, 3, 1, [])
+    assert encoder.encoded == 1
+    _, names, embeddings = index.read(tmp_path / "index", "cross")
+    assert [str(name.relative_to(photos)) for name in names] == [
+        "0.png", "deep/0.png", "deep/1.png", "deep/2.png", "deep/4.png"]  # fmt: skip
+    np.testing.assert_allclose(embeddings, [expected(n) for n in (3, 0, 4, 2, 4)], rtol=1e-6)
+
+
+def test_unreadable_photos_are_named_and_left_out(tmp_path, photos):
+    update(tmp_path, photos)
+    (photos / "deep" / "2.png").write_bytes(b"once a photo")
+    (photos / "new.jpg").write_text("never one")
+    done = update(tmp_path, photos)
+    assert (done.encoded, done.unchanged, len(done.unreadable)) == (0, 4, 2)
+    assert [error.split(":")[0] for error in done.unreadable] == [
+        str(photos / "new.jpg"), str(photos / "deep" / "2.png")]  # fmt: skip
+    assert [name.name for name in index.read(tmp_path / "index", "uni")[1]] == [
+        "0.png",
+        "1.png",
+        "3.png",
+        "4.png",
+    ]
+
+
+def test_a_stopped_run_leaves_a_whole_index_and_the_next_continues(tmp_path, photos):
+    with pytest.raises(KeyboardInterrupt):
+        update(tmp_path, photos, MeanColour(stop=2))
+    _, names, embeddings = index.read(tmp_path / "index", "cross")
+    assert len(names) == len(embeddings) == 4
+    assert update(tmp_path, photos).encoded == 1
+
+    save(photos / "deep" / "0.png", 2)
+    os.utime(photos / "deep" / "0.png", ns=(1, 1))
+    with pytest.raises(KeyboardInterrupt):
+        update(tmp_path, photos, MeanColour(stop=0))
+    np.testing.assert_allclose(index.read(tmp_path / "index", "cross")[2][0], expected(0), rtol=1e-6)
+
+
+def test_names_need_not_be_unicode(tmp_path, photos):
+    odd = os.fsencode(photos) + b"/\xff\xfe.png"
+    save(os.fsdecode(odd), 1)
+    assert update(tmp_path, photos).encoded == 6
+    assert odd in [os.fsencode(name) for name in index.read(tmp_path / "index", "cross")[1]]
+
+
+def test_another_model_or_folder_is_refused(tmp_path, photos):
+    update(tmp_path, photos)
+    with pytest.raises(InputError, match=r"index: was made with another model than runs/x holds"):
+        update(tmp_path, photos, fingerprint="other")
+    with pytest.raises(InputError, match=r"index: is the index of .*photos; name another --out for .*deep"):
+        update(tmp_path, photos / "deep")
+    assert len(index.read(tmp_path / "index", "cross")[1]) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no database, and long enough to be looked at" * 9, "not a readable index"),
+        (lambda whole: whole[: len(whole) // 2], "not a readable index|differ in size"),
+        (lambda whole: whole.replace(b"photo index 1", b"photo index 9"), "not an index of this version"),
+        (b"", "not a readable index"),
+    ],
+)
+def test_what_is_no_index_is_refused_and_left_alone(tmp_path, photos, content, message):
+    file = tmp_path / "index"
+    update(tmp_path, photos)
+    file.write_bytes(content if isinstance(content, bytes) else content(file.read_bytes()))
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=message):
+        index.read(file, "cross")
+    assert file.read_bytes() == before
+
+
+def test_a_database_of_something_else_is_refused(tmp_path, photos):
+    update(tmp_path, photos)
+    with sqlite3.connect(tmp_path / "index") as other:
+        other.execute("UPDATE photos SET cross = 5 WHERE name = ?", (b"deep/3.png",))
+    other.close()
+    with pytest.raises(InputError, match="damaged, its embeddings differ in size"):
+        index.read(tmp_path / "index", "cross")
+    assert len(index.read(tmp_path / "index", "uni")[1]) == 5
+
+
+def test_missing_index_folder_and_photos_are_told(tmp_path):
+    with pytest.raises(InputError, match=r"index: no such index; `scripts/search\.py index"):
+        index.read(tmp_path / "index", "cross")
+    with pytest.raises(InputError, match="no such folder of photos"):
+        update(tmp_path, tmp_path / "photos")
+    (tmp_path / "empty").mkdir()
+    update(tmp_path, tmp_path / "empty")
+    with pytest.raises(InputError, match="there are no photos in it"):
+        index.read(tmp_path / "index", "cross")

@@ -1,0 +1,139 @@
+"""From a training's folder to found photos: the model is loaded whole, and the command finds what its scores say."""
+
+import dataclasses
+import functools
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cusa_jax import sharding
+from cusa_jax.checkpoint import Checkpoints
+from cusa_jax.config import default_config
+from cusa_jax.data.images import load_image, normalise
+from cusa_jax.data.tokenize import ClipTokenizer
+from cusa_jax.encoder import Encoder
+from cusa_jax.errors import InputError
+from cusa_jax.experiment import build_model
+from cusa_jax.search.index import fingerprint
+from cusa_jax.temperatures import temperatures
+from cusa_jax.types import TrainState
+from cusa_jax.weights.formats import load_model
+
+ROOT = Path(__file__).parent.parent
+TEXT = "a red wedge"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a training that ended before its first step: (workdir, model, its variables)."""
+    config = default_config()
+    config.model.name = "toy"
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    model, variables = build_model(config)
+    taus = {name: jax.numpy.float32(spec.init) for name, spec in temperatures(config.loss).items()}
+    state = TrainState(jax.numpy.int32(3), {"model": variables["params"], "taus": taus}, {}, ())
+    described = {"config": config.to_dict(), "clip": dataclasses.asdict(model.clip)}
+    checkpoints = Checkpoints(workdir, described, 1)
+    checkpoints.save_best(3, state, {"r_mean": 1.0})
+    checkpoints.close()
+    return workdir, model, jax.device_get(variables)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for n in range(11):
+        Image.fromarray(rng.integers(0, 256, (40, 32 + n, 3), np.uint8)).save(folder / f"{n:02}.png")
+    (folder / "broken.jpg").write_text("no photo")
+    return folder
+
+
+def embeddings(model, variables, photos, text):
+    """Of the photos and of the text, one by one, by the model itself."""
+
+    variables = jax.tree.map(jax.numpy.asarray, variables)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def apply(method, x):
+        return model.apply(variables, x, method=method)
+
+    pixels = [load_image(path, 32) for path in sorted(photos.glob("*.png"))]
+    images = [apply("encode_image", normalise(picture[None])) for picture in pixels]
+    texts = [apply("encode_text", ClipTokenizer()([text])[0])]
+    both = [np.concatenate([np.asarray(pair[head], np.float64) for pair in rows])
+            for rows in (images, texts) for head in (0, 1)]  # fmt: skip
+    return [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in both]
+
+
+def test_the_model_comes_back_bit_for_bit(trained):
+    workdir, model, variables = trained
+    again, loaded = load_model(workdir)
+    assert again == model
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+
+
+def test_a_fingerprint_is_of_every_bit_of_the_model(trained):
+    _, model, variables = trained
+    copy = jax.tree.map(np.array, variables)
+    assert fingerprint(model, copy) == fingerprint(model, variables)
+    assert fingerprint(dataclasses.replace(model, dtype=jax.numpy.bfloat16), copy) != fingerprint(
+        model, variables
+    )
+    copy["params"]["cross_text"]["ln"]["bias"][5] = 1e-30
+    assert fingerprint(model, copy) != fingerprint(model, variables)
+
+
+def test_batches_of_any_size_give_each_rows_own_embedding(trained, photos):
+    _, model, variables = trained
+    encoder = Encoder(model, sharding.make_mesh(), 3)
+    assert encoder.batch_size == 8  # a row on each device
+    pixels = np.stack([load_image(path, 32) for path in sorted(photos.glob("*.png"))])
+    tokens, _ = ClipTokenizer()([TEXT])
+    found = [*encoder.images(variables, pixels), *encoder.texts(variables, tokens)]
+    for ours, expected in zip(found, embeddings(model, variables, photos, TEXT), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
+def test_a_broken_model_is_told(trained):
+    _, model, variables = trained
+    broken = jax.tree.map(lambda x: x * np.float32(np.nan), variables)
+    encoder = Encoder(model, sharding.make_mesh(), 8)
+    with pytest.raises(InputError, match="the model that it comes from is broken"):
+        encoder.images(broken, np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_the_command_finds_what_the_model_scores_highest(trained, photos, tmp_path):
+    workdir, model, variables = trained
+    index, page = tmp_path / "index", tmp_path / "found.html"
+    done = search("index", photos, f"--checkpoint={workdir}", f"--out={index}")
+    assert done.stdout == f"{index}: 11 photos encoded, 0 unchanged, 0 removed, 1 unreadable\n"
+    assert f"skipped: {photos}/broken.jpg: not a readable image" in done.stderr
+
+    cross_image, uni_image, cross_text, _ = embeddings(model, variables, photos, TEXT)
+    asked = sorted(photos.glob("*.png"))[4]
+    for arguments, scores in (
+        ([TEXT, f"--html={page}"], cross_image @ cross_text[0]),
+        ([f"--image={asked}"], uni_image @ uni_image[4]),
+    ):
+        done = search("query", index, *arguments, "--k=6")
+        told = re.findall(r"^(-?\d\.\d{4})  .*/(\d+)\.png$", done.stdout, re.M)
+        best = np.argsort(-scores, kind="stable")[:6]
+        assert [int(name) for _, name in told] == best.tolist()
+        np.testing.assert_allclose([float(score) for score, _ in told], scores[best], atol=1e-4)
+    assert page.read_text().count("<img") == 6
+
+
+def search(*arguments) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "scripts/search.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
