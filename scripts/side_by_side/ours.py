@@ -14,7 +14,6 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from cusa_jax import optim, sharding, similarity, temperatures
-from cusa_jax.config import default_config
 from cusa_jax.data.splits import load_split
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.models.clip import ClipConfig
@@ -29,17 +28,6 @@ from cusa_jax.weights.torch_layout import from_torch, to_torch
 HEADS = tuple(f"{kind}_{side}" for kind in ("cross", "uni") for side in ("image", "text"))
 
 
-def config_of(raw: dict[str, Any]) -> ConfigDict:
-    """Our configuration of the reference's YAML, parsed."""
-    config = default_config()
-    config.loss = reference.loss_config(raw["loss_config"])
-    config.optim.update({key: float(raw["optimizer"][key]) for key in ("lr", "weight_decay")})
-    config.schedule.update(
-        {key: raw["schedular"][key] for key in ("epochs", "min_lr", "warmup_epochs", "warmup_lr")}
-    )
-    return config
-
-
 class Ours:
     """Model, recipe and start state. tensors: the reference's state dict."""
 
@@ -51,7 +39,7 @@ class Ours:
         steps_per_epoch: int,
         x64: bool,
     ):
-        self.config = config = config_of(raw)
+        self.config = config = reference.config_of(raw, "the reference's YAML")
         self.dtype = np.dtype(np.float64 if x64 else np.float32)
         model = DualEncoder(
             sizes,
