@@ -11,7 +11,6 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import traverse_util
-from ml_collections import ConfigDict
 
 from cusa_jax import optim, sharding, similarity, temperatures
 from cusa_jax.data.splits import load_split
