@@ -19,6 +19,7 @@ from cusa_jax.sharding import make_mesh, put_params, put_rows
 from cusa_jax.teachers import bank
 from cusa_jax.teachers.control import teacher_features
 from cusa_jax.teachers.features import write_features
+from cusa_jax.teachers.load import load_image_teacher
 from cusa_jax.types import Batch, Teacher
 
 SAMPLES, WIDTH = 21, 24
@@ -163,8 +164,8 @@ def test_every_row_is_its_own_sample_s_feature(tmp_path, train, mesh):
 def test_a_feature_file_is_compacted_by_the_bank(tmp_path, train, mesh):
     features = np.random.default_rng(1).normal(size=(SAMPLES, 500)).astype(np.float32)
     write_features(tmp_path / "features.npz", train.table.image_ids, features)
-    settings = config(image=str(tmp_path / "features.npz"), bank=str(tmp_path / "bank"), bank_width=100)
-    found = table(load_teachers(settings, train, mesh).image)
+    teacher = load_image_teacher(str(tmp_path / "features.npz"), image_ids=train.table.image_ids)
+    found = table(make(tmp_path / "bank", teacher, train, mesh, width=100))
     np.testing.assert_allclose(found[:SAMPLES], bank.project(features, 100), rtol=1e-5, atol=1e-5)
 
 
