@@ -92,7 +92,7 @@ def draw_lines(axis: Axes, lines: Mapping[str, Points], x_label: str) -> None:
             axis.plot(x, y, color=f"C{number}", label=label, linewidth=1.3, marker=marker, markersize=3)
     axis.set_xlabel(x_label, fontsize=9)
     axis.tick_params(labelsize=9)
-    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axis.grid(alpha=0.3)
 
 
