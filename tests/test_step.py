@@ -149,3 +149,22 @@ def test_eight_devices_train_as_one_to_the_last_digits():
     one, eight = (trained("A_cusa_lr1e-3_wd0.05", "f64", d, f) for d, f in ((1, 1), (8, 2)))
     for name in (name for name in one.final if KEY_BIAS not in name):
         golden.assert_close("parameters on 8 devices, f64", eight.final[name], one.final[name], 0.0, 1e-11)
+
+
+def test_a_temperature_outside_its_bounds_is_clamped_before_it_is_used():
+    """The loss, the gradient and the update are those of the clamped value; the stored one is replaced."""
+    run = "A_cusa_lr1e-3_wd0.05"
+    rules = recipe(run, "f32")
+    outside = {name: jnp.float32(5.0) for name in rules.temperatures}
+    inside = temperatures.clamp(outside, rules.temperatures)
+    rows, soft = batch(0)
+
+    def one_step(taus):
+        params = {"model": golden.tiny_model("f32")[1], "taus": taus}
+        state = TrainState(jnp.zeros((), jnp.int32), params, {}, rules.optimizer.init(params))
+        return golden.jit(functools.partial(train_step, recipe=rules))(state, soft, rows)
+
+    (clamped, seen), (expected, expected_seen) = one_step(outside), one_step(inside)
+    assert jax.tree.map(float, seen) == jax.tree.map(float, expected_seen)
+    assert {name: float(seen[f"tau_{name}"]) for name in inside} == jax.tree.map(float, inside)
+    jax.tree.map(np.testing.assert_array_equal, clamped.params, expected.params)

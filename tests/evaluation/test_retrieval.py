@@ -1,0 +1,56 @@
+"""Evaluation of a model on a split of files against the definition of recall, on several devices."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from cusa_jax import sharding
+from cusa_jax.data.splits import load_split
+from cusa_jax.evaluation.retrieval import Evaluator
+from cusa_jax.models.clip import PRESETS
+from cusa_jax.models.dual_encoder import DualEncoder, init_variables
+from cusa_jax.step import encode_images, encode_texts
+
+IMAGES, PER_IMAGE, UNREADABLE = 11, 3, 4
+WORDS = ("red", "blue", "a", "big", "small", "circle", "square", "left", "of", "the", "green")
+
+
+@pytest.fixture
+def split(tmp_path):
+    draw = np.random.default_rng(0)
+    rows = []
+    for n in range(IMAGES):
+        Image.fromarray(draw.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / f"{n}.png")
+        for _ in range(PER_IMAGE):
+            caption = " ".join(draw.choice(WORDS, 6))
+            rows.append({"image_path": f"{n}.png", "caption": caption, "image_id": str(n)})
+    (tmp_path / "val.json").write_text(json.dumps(rows))
+    (tmp_path / f"{UNREADABLE}.png").write_bytes(b"not an image")
+    return load_split(str(tmp_path), "val", image_root="", context_length=77)
+
+
+def test_recall_is_that_of_the_cross_modal_heads_over_the_readable_images(split):
+    model = DualEncoder(PRESETS["toy"])
+    variables = init_variables(model, jax.random.key(1))
+    config = ConfigDict({"eval": {"batch_size": 8}, "data": {"workers": 0, "on_bad_image": "skip"}})
+    measured = Evaluator(model, sharding.make_mesh(), config)(variables, split)
+
+    kept = [n for n in range(IMAGES) if n != UNREADABLE]
+    pixels = np.stack([np.asarray(Image.open(split.table.image_paths[n])) for n in kept])
+    rows = [n for n, image in enumerate(split.table.caption_image) if image != UNREADABLE]
+    image, _ = encode_images(variables, pixels, model=model)
+    text, _ = encode_texts(variables, split.tokens[rows], model=model)
+    scores = np.asarray(
+        image / np.linalg.norm(image, axis=1)[:, None] @ (text / np.linalg.norm(text, axis=1)[:, None]).T
+    )
+    owner = np.array([kept.index(split.table.caption_image[row]) for row in rows])
+    for k in (1, 5, 10):
+        i2t = [np.isin(owner[np.argsort(-scores[n])[:k]], n).any() for n in range(len(kept))]
+        t2i = [owner[n] in np.argsort(-scores[:, n])[:k] for n in range(len(rows))]
+        assert measured[f"txt_r{k}"] == pytest.approx(100 * np.mean(i2t))
+        assert measured[f"img_r{k}"] == pytest.approx(100 * np.mean(t2i))
+    assert measured["images_skipped"] == 1

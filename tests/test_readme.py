@@ -1,0 +1,36 @@
+"""The README's own code runs, and says what it says it says."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from cusa_jax import objective, similarity
+from cusa_jax.config import default_config
+from cusa_jax.types import Embeddings
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+BATCH = 128
+
+
+def test_the_losses_in_three_lines_are_the_paper_s_objective():
+    keys = jax.random.split(jax.random.key(0), 6)
+    cross_image, cross_text, uni_image, uni_text = (jax.random.normal(key, (BATCH, 16)) for key in keys[:4])
+    image_teacher, text_teacher = (jax.random.normal(key, (BATCH, 24)) for key in keys[4:])
+    names = {
+        "cross_image": cross_image, "cross_text": cross_text, "uni_image": uni_image, "uni_text": uni_text,
+        "image_teacher_features": image_teacher, "text_teacher_features": text_teacher,
+        "ids": jnp.arange(BATCH) // 2,
+    }  # fmt: skip
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    exec(code, names)
+
+    loss = default_config().loss
+    labels = similarity.teacher(image_teacher, text_teacher)
+    student = similarity.student(Embeddings(cross_image, cross_text, uni_image, uni_text))
+    taus = {"contrastive": 0.05, "csa": 0.45, "csa_teacher": 1.0, "usa_image": 0.45, "usa_text": 0.45}
+    total, _ = objective.objective(student, labels, names["ids"], taus, loss)
+    assert jnp.allclose(
+        names["loss"], BATCH * total, rtol=1e-5
+    )  # the paper's is divided by the batch once more
