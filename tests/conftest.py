@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices for every test, and the report of the comparisons with goldens (`pytest -s`)."""
+"""Eight virtual CPU devices for every test, and the report of the comparisons with goldens (`pytest -s -n 0`)."""
 
 import os
 

@@ -1,5 +1,6 @@
 """The evaluator as its users run it: a trained run's folder, and arrays, through the suites and the command."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -52,8 +53,9 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = with_argument(demo.get_config(), "loss=contrastive")
     write_json(workdir / "config.json", json.loads(config.to_json()))
-    _, variables = build_model(config)
-    checkpoints = Checkpoints(workdir, config.to_dict(), keep=1)
+    model, variables = build_model(config)
+    described = {"config": config.to_dict(), "clip": dataclasses.asdict(model.clip)}
+    checkpoints = Checkpoints(workdir, described, keep=1)
     taus = temperatures.init(temperatures.temperatures(config.loss))
     state = TrainState(jnp.int32(3), {"model": variables["params"], "taus": taus}, {}, ())
     checkpoints.save_best(3, state, {"r_mean": 1.0})
