@@ -239,7 +239,7 @@ def output(process: subprocess.Popen) -> str:
 
 
 def test_a_run_moves_between_numbers_of_processes_and_devices(tmp_path, data, undisturbed, launch):
-    """2 processes of 2 devices stop together when one gets SIGTERM, and go on until one is killed; 1 of 8 ends the run."""
+    """2 processes of 2 devices stop when one gets SIGTERM, and go on until one is killed; 1 of 8 ends the run."""
     workdir = tmp_path / "moved"
     two = launch(2, 2, workdir, data, **{"sharding.fsdp": 2})
     wait_for_step(two[0], 6)
