@@ -60,6 +60,20 @@ class CaptionTable:
         return zlib.crc32(content)
 
 
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split ready for the encoders.
+
+    captions: the cleaned texts, as student and teacher read them. tokens: int32 [N, L] CLIP ids, padding cut to
+    a length bucket. relevance: bool [N, M] or None, whether image m satisfies caption n, annotated or not.
+    """
+
+    table: CaptionTable
+    captions: list[str]
+    tokens: np.ndarray
+    relevance: np.ndarray | None
+
+
 class _Row(NamedTuple):
     where: str  # "row 7" or "images[7]", for messages
     image_id: str

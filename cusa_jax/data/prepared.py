@@ -16,17 +16,14 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.captions import CaptionTable, Split
 from cusa_jax.data.images import ImageFiles
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.errors import InputError
-
-if TYPE_CHECKING:
-    from cusa_jax.data.splits import Split
 
 _MANIFEST = "prepared.json"
 _FORMAT = 1  # raise when the same source is prepared differently

@@ -1,26 +1,14 @@
-"""A split ready for the encoders: captions cleaned and tokenised, and exact relevance where it is known."""
+"""From a dataset's files to splits ready for the encoders: cleaned, tokenised, exact relevance where it is known."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
-from cusa_jax.data.captions import CaptionTable, clean_captions, read_captions
+from cusa_jax.data.captions import CaptionTable, Split, clean_captions, read_captions
 from cusa_jax.data.prepared import is_prepared, read_prepared
 from cusa_jax.data.tokenize import ClipTokenizer, text_length_bucket, text_lengths
 from cusa_jax.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """captions: the cleaned texts, as student and teacher read them. tokens: int32 [N, L] CLIP ids, padding cut to
-    a length bucket. relevance: bool [N, M] or None, whether image m satisfies caption n, annotated or not."""
-
-    table: CaptionTable
-    captions: list[str]
-    tokens: np.ndarray
-    relevance: np.ndarray | None
 
 
 def load_split(
