@@ -103,7 +103,7 @@ def _panels(
     for title, keys in panels:
         found = {label: points for label, key in keys.items() if (points := series(lines, key))[0]}
         if found:
-            figure, axis = plt.subplots(figsize=(3.7, 2.5))
+            figure, axis = plt.subplots(figsize=(3.7, 2.5), layout="constrained")
             draw_lines(axis, found, x_label)
             if len(found) > 1:
                 axis.legend(
@@ -111,7 +111,6 @@ def _panels(
                     handlelength=1.2, columnspacing=1.0,
                 )  # fmt: skip
             ends = "; ".join(f"{label} from {y[0]:.4g} to {y[-1]:.4g}" for label, (_, y) in found.items())
-            figure.tight_layout(pad=0.4)
             figures.append(Figure(title, f"{title} by {x_label}: {ends}", _png(figure)))
     return figures
 
