@@ -10,6 +10,11 @@ import jax
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+def pytest_collection_modifyitems(items):
+    """The longest file first: test files run side by side, and none should be waited for at the end."""
+    items.sort(key=lambda item: item.path.name != "test_train.py")
+
+
 def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("capture") == "no" and golden.WORST:
         terminalreporter.section("worst error per family, in units of its tolerance")
