@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from cusa_jax import optim, sharding, temperatures
 from cusa_jax.config import needs_teachers
 from cusa_jax.data import world
+from cusa_jax.data.captions import find_captions
 from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.prepared import is_prepared
 from cusa_jax.data.splits import Split, check_disjoint, load_split
@@ -58,6 +59,9 @@ def build(config: Any) -> Experiment:
             f"config.batch_size={config.batch_size} does not split over {mesh.size} devices in "
             f"accumulate={config.accumulate} equal parts"
         )
+    if not config.data.world.train:  # what takes no time is checked first
+        for split in ("train", "val", "test"):
+            find_captions(Path(config.data.path), split)
     model, variables = build_model(config)
     if config.accumulate > 1 and len(variables) > 1:
         raise InputError(

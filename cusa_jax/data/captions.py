@@ -96,7 +96,7 @@ def read_captions(path: str | Path, split: str, *, image_root: str | Path = "") 
       InputError: file or split missing or empty, JSON broken, a row of no known layout, an image id with
         two paths, or a caption id given twice.
     """
-    file = _captions_file(Path(path), split)
+    file = find_captions(Path(path), split)
     data = _read_json(file)
     root = Path(image_root or file.parent).resolve()
     if isinstance(data, dict) and isinstance(data.get("images"), list):
@@ -133,7 +133,8 @@ def _cleaned(text: str) -> str:
     return " ".join(text.split(" ")[:MAX_WORDS])
 
 
-def _captions_file(path: Path, split: str) -> Path:
+def find_captions(path: Path, split: str) -> Path:
+    """The file that holds the captions of a split; see `read_captions`. Raises InputError where there is none."""
     if path.is_file():
         return path
     if not path.is_dir():
