@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from cusa_jax.evaluation.ranking import Positives
 from cusa_jax.evaluation.recall import recall_figures
 from cusa_jax.evaluation.relevance import per_query
 from cusa_jax.evaluation.retrieval import EmbeddedSplit, Evaluator
+from cusa_jax.files import written_whole
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.train import train
 from cusa_jax.weights.formats import load_model
@@ -175,10 +175,8 @@ def _embed(config: ConfigDict, folder: Path) -> None:
     evaluator = Evaluator(model, mesh, config)
     embedded = evaluator.embed(sharding.put_params(variables, mesh), _test_split(config, model.clip))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    fresh = folder / f"{EMBEDDINGS}.tmp"
-    with fresh.open("wb") as file:
+    with written_whole(folder / EMBEDDINGS) as fresh, fresh.open("wb") as file:
         np.savez(file, **dataclasses.asdict(embedded))
-    os.replace(fresh, folder / EMBEDDINGS)
 
 
 def _embedded(folder: Path) -> EmbeddedSplit:

@@ -10,6 +10,7 @@ from tensorboardX import SummaryWriter
 
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
+from cusa_jax.files import written_whole
 
 METRICS = "metrics.jsonl"
 HEADLINE = ("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "map_at_r")
@@ -101,9 +102,8 @@ def _keep_until(path: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: line {number} is not a line of metrics; remove it") from error
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text("".join(kept))
-    fresh.replace(path)
+    with written_whole(path) as fresh:
+        fresh.write_text("".join(kept))
 
 
 def _duration(seconds: float) -> str:

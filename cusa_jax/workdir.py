@@ -1,13 +1,13 @@
 """The folder of a run: config.json says whose it is, results.json that it is finished."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from cusa_jax.config import default_config, flat
 from cusa_jax.distributed import is_first, wait_for_all
 from cusa_jax.errors import InputError
+from cusa_jax.files import written_whole
 
 CONFIG = "config.json"
 RESULTS = "results.json"
@@ -66,10 +66,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes whole or not at all."""
-    fresh = path.with_suffix(".tmp")
-    try:
+    with written_whole(path) as fresh:
         fresh.write_text(json.dumps(value, indent=2) + "\n")
-        os.replace(fresh, path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from cusa_jax.data.captions import CaptionTable, Split
 from cusa_jax.data.images import ImageFiles
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.errors import InputError
+from cusa_jax.files import written_whole
 
 _MANIFEST = "prepared.json"
 _FORMAT = 1  # raise when the same source is prepared differently
@@ -164,9 +164,8 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not a prepared folder; name another")
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{_MANIFEST}.part"
-    part.write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(part, folder / _MANIFEST)
+    with written_whole(folder / _MANIFEST) as fresh:
+        fresh.write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _sha256(text: str) -> str:

@@ -1,6 +1,6 @@
 """Where embeddings come from: a model that encodes a dataset, or a file of arrays that somebody computed.
 
-Both answer the same three questions, one a kind of suite. `datasets.py` says which files a model reads. The keys of
+Both answer the same three questions, one a kind of suite. `suites.py` says which files a model reads. The keys of
 an .npz, each with the dataset's name before it (`coco/image`):
 
     flickr30k, coco   image [M, D], text [N, D]: cross-modal embeddings; or scores [M, N], of any model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.retrieval import EmbeddedSplit
 from cusa_jax.experiment import Experiment
+from cusa_jax.files import written_whole
 from cusa_jax.report import published, soft_labels
 from cusa_jax.report.compare import read_results
 from cusa_jax.report.figures import training_curves, validation_curves
@@ -99,10 +99,9 @@ def _write(file: Path, template: str, **content: Any) -> Path:
     }
     if is_first():
         page = environment.get_template(template).render(**content)
-        fresh = file.with_name(file.name + ".tmp")
         try:
-            fresh.write_text(page, "utf-8", errors="backslashreplace")
-            os.replace(fresh, file)
+            with written_whole(file) as fresh:
+                fresh.write_text(page, "utf-8", errors="backslashreplace")
         except OSError as error:
             raise InputError(f"{file}: cannot be written ({error.strerror})") from error
     return file

@@ -29,6 +29,7 @@ from cusa_jax import sharding
 from cusa_jax.data.captions import CaptionTable
 from cusa_jax.data.pipeline import image_batches
 from cusa_jax.data.tokenize import text_length_bucket, text_lengths
+from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
 from cusa_jax.teachers.folder import locate, model_files
 from cusa_jax.types import Params, Teacher
@@ -180,7 +181,7 @@ def _compute(
     progress = folder / _PROGRESS
     done = int(progress.read_text()) if progress.exists() and (folder / _RECORD).exists() else 0
     done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
-    writes = jax.process_index() == 0
+    writes = is_first()
     table = None
     with tqdm(total=samples, unit=" samples", desc=f"{folder}", mininterval=1, disable=not writes) as bar:
         for batch, (numbers, batch_inputs) in enumerate(inputs(teacher, done), start=done + 1):

@@ -7,7 +7,6 @@ An image is known by its image id, the k-th caption of an image (from 0) by `<im
 from __future__ import annotations
 
 import collections
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.errors import InputError
+from cusa_jax.files import written_whole
 from cusa_jax.teachers.pickled import read_pickled_features
 from cusa_jax.types import Teacher
 
@@ -88,10 +88,8 @@ def write_features(path: str | Path, ids: Sequence[str], features: np.ndarray) -
     if features.dtype not in (np.float16, np.float32) or features.shape[:-1] != (len(ids),):
         found = f"{features.dtype}{list(features.shape)}"
         raise InputError(f"{path}: features must be float16 or float32 [{len(ids)}, D], not {found}")
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with written_whole(path) as fresh, fresh.open("wb") as file:
         np.savez(file, ids=np.asarray(ids, dtype=str), features=features)
-    os.replace(part, path)
 
 
 def _read_npz(path: Path) -> Mapping[str, np.ndarray]:

@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from cusa_jax.errors import InputError
+from cusa_jax.files import written_whole
 from cusa_jax.weights.pickles import NUMPY_GLOBALS, lookup, read_pickle
 
 STORAGES = {
@@ -87,18 +88,13 @@ def write(path: Path, value: Any) -> None:
     """
     arrays: list[np.ndarray] = []
     program = b"\x80\x02" + b"".join(_instructions(value, arrays)) + b"."
-    fresh = path.with_name(path.name + ".tmp")
-    try:
-        with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as archive:
-            for name, content in (("data.pkl", program), ("byteorder", b"little"), ("version", b"3\n")):
-                archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
-            for number, array in enumerate(arrays):
-                little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
-                with archive.open(zipfile.ZipInfo(f"archive/data/{number}"), "w", force_zip64=True) as member:
-                    member.write(little.reshape(-1).view(np.uint8).data)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with written_whole(path) as fresh, zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in (("data.pkl", program), ("byteorder", b"little"), ("version", b"3\n")):
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
+        for number, array in enumerate(arrays):
+            little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+            with archive.open(zipfile.ZipInfo(f"archive/data/{number}"), "w", force_zip64=True) as member:
+                member.write(little.reshape(-1).view(np.uint8).data)
 
 
 # --- reading --------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ its initial value.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from cusa_jax.errors import InputError, one_line
+from cusa_jax.files import written_whole
 from cusa_jax.types import Params
 from cusa_jax.weights import torch_file
 
@@ -66,10 +66,10 @@ def write_safetensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
     """Writes the tensors as they are, dtype kept; whole or not at all."""
-    fresh = path.with_name(path.name + ".tmp")
     # The library stores the raw buffer, so a transposed view must be laid out first.
-    save_file({name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}, fresh, metadata)
-    os.replace(fresh, path)
+    laid_out = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    with written_whole(path) as fresh:
+        save_file(laid_out, fresh, metadata)
 
 
 def to_torch(params: Params, table: KeyTable) -> dict[str, np.ndarray]:
