@@ -77,18 +77,7 @@ def build(config: Any) -> Experiment:
         )
     teachers = load_teachers(config, train, mesh)
     learning_rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
-    specs = temperatures.temperatures(config.loss)
-    recipe = Recipe(
-        model=model,
-        temperatures=specs,
-        optimizer=optim.optimizer(config.optim, learning_rates, specs),
-        loss=config.loss,
-        groups=config.batch_size // config.loss.local_batch if config.loss.negatives == "local" else 1,
-        teachers=teachers,
-        control=config.teacher.control,
-        micro_batches=config.accumulate,
-        mesh=mesh,
-    )
+    recipe = make_recipe(config, model, teachers, learning_rates, mesh)
     fresh_state = functools.partial(init_state, recipe, jax.device_get(variables))
     return Experiment(
         mesh=mesh,
@@ -102,6 +91,24 @@ def build(config: Any) -> Experiment:
         data_fingerprint=train.table.fingerprint(),
         steps_per_epoch=steps_per_epoch,
         learning_rates=learning_rates,
+    )
+
+
+def make_recipe(
+    config: Any, model: DualEncoder, teachers: Teachers | None, learning_rates: Any, mesh: Mesh
+) -> Recipe:
+    """learning_rates: float32 [steps], one for each."""
+    specs = temperatures.temperatures(config.loss)
+    return Recipe(
+        model=model,
+        temperatures=specs,
+        optimizer=optim.optimizer(config.optim, learning_rates, specs),
+        loss=config.loss,
+        groups=config.batch_size // config.loss.local_batch if config.loss.negatives == "local" else 1,
+        teachers=teachers,
+        control=config.teacher.control,
+        micro_batches=config.accumulate,
+        mesh=mesh,
     )
 
 
@@ -139,13 +146,7 @@ def build_model(config: Any) -> tuple[DualEncoder, Params]:
         raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
     if config.model.activation:
         clip = dataclasses.replace(clip, activation=config.model.activation)
-    model = DualEncoder(
-        clip=clip,
-        cross_heads=config.loss.contrastive.weight > 0 or config.loss.csa.weight > 0,
-        uni_heads=config.loss.usa.weight > 0,
-        remat=config.model.remat,
-        dtype=jax.numpy.dtype(config.model.dtype),
-    )
+    model = make_model(config, clip)
     variables = jax.jit(init_variables, static_argnums=0)(model, jax.random.key(config.seed))
     if weights is None:
         logging.warning("CLIP STARTS FROM RANDOM WEIGHTS: config.init_from is empty")
@@ -153,6 +154,17 @@ def build_model(config: Any) -> tuple[DualEncoder, Params]:
     heads = [kind for kind in ("cross", "uni") if f"{kind}_image" in variables["params"]]
     loaded = student.variables(weights, heads, config.init_from)
     return model, {name: {**fresh, **loaded[name]} for name, fresh in variables.items()}
+
+
+def make_model(config: Any, clip: ClipConfig) -> DualEncoder:
+    """The student with the heads that the losses compare."""
+    return DualEncoder(
+        clip=clip,
+        cross_heads=config.loss.contrastive.weight > 0 or config.loss.csa.weight > 0,
+        uni_heads=config.loss.usa.weight > 0,
+        remat=config.model.remat,
+        dtype=jax.numpy.dtype(config.model.dtype),
+    )
 
 
 def _check_sizes(config: Any, wanted: ClipConfig | None, found: ClipConfig) -> None:

@@ -68,7 +68,7 @@ class Original:
     """The reference's model with its optimiser and schedule.
 
     raw: its YAML, parsed. sizes: of random weights; None reads `weights`, a CLIP of OpenAI's (.pt) or a
-    checkpoint of the reference's (.pth).
+    checkpoint of the reference's (.pth). device: of torch, 'cpu' or 'cuda'.
     """
 
     def __init__(
@@ -78,12 +78,13 @@ class Original:
         sizes: ClipConfig | None,
         weights: Path | None,
         x64: bool,
+        device: str = "cpu",
     ):
-        self.modules, self.raw = modules, raw
+        self.modules, self.raw, self.device = modules, raw, device
         self.dtype = torch.float64 if x64 else torch.float32
         tensors = None if weights is None else _read(weights)
         modules["clip.clip"].load = lambda *_, **__: self._clip(sizes, tensors)
-        self.model = modules["unire.model"].unire(types.SimpleNamespace(gpu="cpu"), raw)
+        self.model = modules["unire.model"].unire(types.SimpleNamespace(gpu=device), raw)
         state = self.model.state_dict()
         rng = np.random.default_rng(0)
         for name, tensor in state.items():
@@ -93,6 +94,7 @@ class Original:
             elif "tau" not in name and (tensors is None or not name.startswith("clip_model.")):
                 state[name] = torch.as_tensor(_random(rng, name, tuple(tensor.shape)))
         self.model.load_state_dict(state)
+        self.model.to(device)
         self.start = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         if x64:
             modules["clip.model"].LayerNorm.forward = torch.nn.LayerNorm.forward
@@ -133,7 +135,7 @@ class Original:
         )
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.as_tensor(array)
+        tensor = torch.as_tensor(array, device=self.device)
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
     def images(self, pixels: np.ndarray) -> torch.Tensor:
