@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,14 +11,14 @@ import numpy as np
 
 from cusa_jax import sharding
 from cusa_jax.benchmark import measure, synthetic
-from cusa_jax.benchmark.measure import Row
+from cusa_jax.benchmark.measure import Row, Time
 from cusa_jax.benchmark.synthetic import Sizes, Source
 from cusa_jax.config import with_argument
 from cusa_jax.experiment import make_model, make_recipe
 from cusa_jax.models.clip import PRESETS
 from cusa_jax.models.dual_encoder import init_variables
-from cusa_jax.step import init_state, train_step
-from cusa_jax.types import Batch
+from cusa_jax.step import Recipe, init_state, train_step
+from cusa_jax.types import Batch, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,65 +42,65 @@ BASE = "contrastive"
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
-    """A compiled train step. start: makes state, teachers and batch, and returns a function that takes a step.
+class Plan:
+    """A step in shapes alone: one too large for this machine can still be compiled and counted.
 
-    flops: that its mathematics ask for: without what remat and micro-batches compute again.
+    shapes: of the arguments of `train_step`, state, teachers' parameters and batch.
     """
 
-    compiled: Any
-    flops: float
-    start: Callable[[], Callable[[], dict[str, jax.Array]]]
+    recipe: Recipe
+    shapes: tuple[Any, Any, Any]
+    inputs: Batch
+
+    def compile(self) -> Any:
+        step = functools.partial(train_step, recipe=self.recipe)
+        return jax.jit(step, donate_argnums=0).lower(*self.shapes).compile()
+
+    def flops(self) -> float:
+        """Those that the mathematics ask for: without what remat, tiles and micro-batches compute again."""
+        recipe = self.recipe
+        loss = recipe.loss.copy_and_resolve_references()
+        loss.tile = 0
+        plain = dataclasses.replace(recipe, micro_batches=1, model=recipe.model.clone(remat=False), loss=loss)
+        return measure.flops(functools.partial(train_step, recipe=plain), *self.shapes)
+
+    def start(self, compiled: Any) -> Callable[[], dict[str, jax.Array]]:
+        """Makes state, teachers and batch, all random, and returns a function that takes a step."""
+        mesh = self.recipe.mesh
+        assert mesh is not None
+        state = sharding.put_params(jax.jit(functools.partial(_fresh_state, self.recipe))(), mesh)
+        frozen = synthetic.params(self.recipe.teachers, mesh)
+        batch = sharding.put_batch(self.inputs, mesh)
+
+        def step() -> dict[str, jax.Array]:
+            nonlocal state
+            state, metrics = compiled(state, frozen, batch)
+            return metrics
+
+        return step
 
 
-def compile_step(config: Any, variant: Variant, sizes: Sizes) -> Step:
-    """From shapes alone: a step too large for this machine can still be planned."""
+def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
     config = with_argument(config.copy_and_resolve_references(), f"loss={variant.losses}")
     mesh = sharding.make_mesh(config.sharding.fsdp)
-    teachers = synthetic.teachers(config, variant.image, variant.text, sizes, mesh)
     model = make_model(config, PRESETS[config.model.name])
+    teachers = synthetic.teachers(config, variant.image, variant.text, sizes, mesh)
     recipe = make_recipe(config, model, teachers, np.full(1000, config.optim.lr, np.float32), mesh)
     inputs = synthetic.batch(config.batch_size, model.clip, sizes, variant.image, variant.text)
-
-    def fresh_state() -> Any:
-        return init_state(recipe, init_variables(model, jax.random.key(0)))
-
-    state = sharding.abstract_params(jax.eval_shape(fresh_state), mesh)
-    rows = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.batch_sharding(mesh)), inputs
-    )
-    frozen = synthetic.shapes(teachers, mesh)
-    step = functools.partial(train_step, recipe=recipe)
-    compiled = jax.jit(step, donate_argnums=0).lower(state, frozen, rows).compile()
-
-    def start() -> Callable[[], dict[str, jax.Array]]:
-        return _stepper(
-            compiled,
-            sharding.put_params(jax.jit(fresh_state)(), mesh),
-            synthetic.params(teachers, mesh),
-            sharding.put_batch(inputs, mesh),
-        )
-
-    plain = dataclasses.replace(
-        recipe, micro_batches=1, model=model.clone(remat=False), loss=_dense(config.loss)
-    )
-    asked = measure.flops(functools.partial(train_step, recipe=plain), state, frozen, rows)
-    return Step(compiled, asked, start)
+    state = sharding.abstract_params(jax.eval_shape(functools.partial(_fresh_state, recipe)), mesh)
+    split = sharding.batch_sharding(mesh)
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), inputs)
+    return Plan(recipe, (state, synthetic.shapes(teachers, mesh), batch), inputs)
 
 
-def _stepper(compiled: Any, state: Any, frozen: Any, rows: Batch) -> Callable[[], dict[str, jax.Array]]:
-    def step() -> dict[str, jax.Array]:
-        nonlocal state
-        state, metrics = compiled(state, frozen, rows)
-        return metrics
-
-    return step
+def started(config: Any, name: str, sizes: Sizes) -> Callable[[], dict[str, jax.Array]]:
+    """The step of one of VARIANTS, ready to be taken."""
+    planned = plan(config, VARIANTS[name], sizes)
+    return planned.start(planned.compile())
 
 
-def _dense(loss: Any) -> Any:
-    loss = loss.copy_and_resolve_references()
-    loss.tile = 0
-    return loss
+def _fresh_state(recipe: Recipe) -> TrainState:
+    return init_state(recipe, init_variables(recipe.model, jax.random.key(0)))
 
 
 def rows(config: Any, names: Sequence[str], sizes: Sizes, repeats: int, rate: float) -> list[Row]:
@@ -107,19 +108,20 @@ def rows(config: Any, names: Sequence[str], sizes: Sizes, repeats: int, rate: fl
 
     rate: FLOP/s of one device's matmul. repeats: 0 compiles and counts only.
     """
-    steps = {name: compile_step(config, VARIANTS[name], sizes) for name in names}
-    calls = {name: step.start() for name, step in steps.items()} if repeats else dict.fromkeys(steps, dict)
-    times = measure.time_rounds(calls, repeats)
-    base = times.get(BASE, measure.Time()).seconds
-    return [
-        {
+    plans = {name: plan(config, VARIANTS[name], sizes) for name in names}
+    compiled = {name: planned.compile() for name, planned in plans.items()}
+    calls = {name: planned.start(compiled[name]) for name, planned in plans.items()} if repeats else {}
+    times = measure.time_rounds(calls, repeats) or dict.fromkeys(names, Time())
+    base = times[BASE].seconds if BASE in times else math.nan
+    found = []
+    for name, time in times.items():
+        flops = plans[name].flops()
+        found.append({
             "model": config.model.name, "dtype": config.model.dtype, "batch": config.batch_size,
-            "tokens": sizes.student_tokens, "step": name,
-            "s": times[name].seconds, "± s": times[name].spread,
-            "pairs/s": config.batch_size / times[name].seconds, f"× {BASE}": times[name].seconds / base,
-            "TFLOP": step.flops / 1e12, "TFLOP/s": step.flops / times[name].seconds / 1e12,
-            "of matmul rate": step.flops / times[name].seconds / (rate * jax.device_count()),
-            "MiB a device": measure.peak_mebibytes(step.compiled),
-        }
-        for name, step in steps.items()
-    ]  # fmt: skip
+            "tokens": sizes.student_tokens, "step": name, "s": time.seconds, "± s": time.spread,
+            "pairs/s": config.batch_size / time.seconds, f"× {BASE}": time.seconds / base,
+            "TFLOP": flops / 1e12, "TFLOP/s": flops / time.seconds / 1e12,
+            "of matmul rate": flops / time.seconds / (rate * jax.device_count()),
+            "MiB a device": measure.peak_mebibytes(compiled[name]),
+        })  # fmt: skip
+    return found

@@ -36,7 +36,7 @@ def rows(config: Any, sizes: Sizes, checkout: Path, repeats: int) -> list[Row]:
     found = []
     for name, file in PAIRS.items():
         ours = f"ours, {config.model.dtype}"
-        calls = {ours: steps.compile_step(config, steps.VARIANTS[name], sizes).start()}
+        calls: dict[str, Callable[[], Any]] = {ours: steps.started(config, name, sizes)}
         raw = yaml.safe_load((checkout / YAMLS / file).read_text(encoding="utf8"))
         calls |= _reference_steps(modules, raw, config, sizes, teacher=name != "contrastive")
         times = measure.time_rounds(calls, repeats)

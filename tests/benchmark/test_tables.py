@@ -1,0 +1,59 @@
+"""The tables of scripts/bench.py at toy sizes: the steps are real ones, and their FLOPs those of the mathematics."""
+
+import math
+
+import pytest
+
+from cusa_jax.benchmark import loss, pipeline, steps, synthetic
+from cusa_jax.config import default_config
+
+SIZES = synthetic.TEACHERS["toy"]
+
+
+def config(**changed):
+    config = default_config()
+    settings = {"model.name": "toy", "batch_size": 32, "loss.negatives": "global", **changed}
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+def test_a_step_trains():
+    step = steps.started(config(**{"optim.lr": 1e-3}), "cusa-live-text", SIZES)
+    losses = [float(step()["loss"]) for _ in range(8)]
+    assert losses[-1] < losses[0]
+
+
+def test_flops_do_not_depend_on_what_is_computed_again():
+    again = config(accumulate=2, **{"model.remat": True, "loss.tile": 16})
+    flops = [steps.plan(c, steps.VARIANTS["cusa-live"], SIZES).flops() for c in (config(), again)]
+    assert flops[0] == flops[1]
+
+
+def test_flops_of_the_papers_teachers():
+    """12 layers of 12 D² weights for each of 49 patches and 20 tokens; a bank costs next to nothing."""
+    sizes = synthetic.TEACHERS["real"]
+    plans = [steps.plan(config(), steps.VARIANTS[name], sizes) for name in ("cusa-bank", "cusa-live")]
+    bank, live = (plan.flops() for plan in plans)
+    assert live - bank == pytest.approx(32 * (49 + 20) * 2 * 12 * 12 * 768**2, rel=0.08)
+
+
+def test_rows_that_are_only_planned():
+    (row,) = steps.rows(config(), ["contrastive"], SIZES, repeats=0, rate=math.nan)
+    assert math.isnan(row["s"])
+    assert row["TFLOP"] > 0
+    assert row["MiB a device"] > 0
+
+
+def test_dense_and_tiled_losses_agree():
+    row = loss.row(config().loss, 64, width=8, tile=16, dense=True, repeats=1)
+    assert 0 < row["max error"] < 1e-5
+    assert row["time ratio"] > 0
+
+
+def test_input_rows(tmp_path):
+    world = {"data.world.train": 40, "data.world.val": 8, "data.world.test": 8}
+    without_teachers = {"loss.csa.weight": 0.0, "loss.usa.weight": 0.0}
+    settings = config(batch_size=16, **{"data.path": str(tmp_path)}, **world, **without_teachers)
+    rows = pipeline.rows(settings, batches=2, repeats=1)
+    assert [row["part"] for row in rows] == ["input alone", "step alone", "step with input"]
+    assert all(row["pairs/s"] == pytest.approx(16 / row["s"]) for row in rows)
