@@ -99,23 +99,8 @@ class Checkpoints:
     def restore_best(self, step: int, like: TrainState) -> Params:
         """The variables of the best model, which `save_best` saved at `step`. like: shapes and shardings."""
         self._best.wait_until_finished()
-        folder = self._workdir / "best" / str(step)
-        try:
-            restored = self._best.restore(
-                step,
-                args=ocp.args.Composite(
-                    model=ocp.args.StandardRestore(_learned(like)), progress=ocp.args.JsonRestore()
-                ),
-            )
-        except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
-            raise InputError(
-                f"{folder}: the best model cannot be read ({_reason(error)}); bring it back"
-            ) from error
-        if not _sound(restored["model"], restored["progress"]):
-            raise InputError(
-                f"{folder}: the arrays of the best model do not match their checksums; bring it back"
-            )
-        return restored["model"]["variables"]
+        model = ocp.args.StandardRestore(_learned(like))
+        return _best(self._best, step, self._workdir / "best", model=model)["model"]["variables"]
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -178,20 +163,27 @@ def read_best(workdir: Path) -> tuple[Params, dict[str, Any]]:
         try:
             tree = manager.item_metadata(step)["model"]
             arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            restored = manager.restore(
-                step,
-                args=ocp.args.Composite(
-                    model=ocp.args.PyTreeRestore(restore_args=arrays),
-                    progress=ocp.args.JsonRestore(),
-                    config=ocp.args.JsonRestore(),
-                ),
-            )
-            sound = _sound(restored["model"], restored["progress"])
-        except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
-            raise InputError(f"{folder / str(step)}: damaged ({_reason(error)})") from error
-    if not sound:
-        raise InputError(f"{folder / str(step)}: damaged (the arrays do not match their checksums)")
+        except Exception as error:
+            raise _damaged(folder, step, error) from error
+        model = ocp.args.PyTreeRestore(restore_args=arrays)
+        restored = _best(manager, step, folder, model=model, config=ocp.args.JsonRestore())
     return restored["model"], restored["config"]
+
+
+def _best(manager: ocp.CheckpointManager, step: int, folder: Path, **items: Any) -> Any:
+    """What `items` ask for of the best model. Raises InputError where it is damaged."""
+    try:
+        restored = manager.restore(step, args=ocp.args.Composite(**items, progress=ocp.args.JsonRestore()))
+        sound = _sound(restored["model"], restored["progress"])
+    except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
+        raise _damaged(folder, step, error) from error
+    if not sound:
+        raise _damaged(folder, step, ValueError("its arrays do not match their checksums"))
+    return restored
+
+
+def _damaged(folder: Path, step: int, why: Exception) -> InputError:
+    return InputError(f"{folder / str(step)}: the best model is damaged ({_reason(why)}); bring it back")
 
 
 def checksums(tree: Any) -> list[int]:

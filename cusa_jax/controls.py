@@ -20,15 +20,15 @@ from scipy import stats
 
 from cusa_jax import sharding
 from cusa_jax.config import with_argument
-from cusa_jax.data.splits import Split, load_split
+from cusa_jax.data.splits import Split
 from cusa_jax.evaluation.bootstrap import differences
 from cusa_jax.evaluation.figures import Figures, average, mean
 from cusa_jax.evaluation.ranking import Positives
 from cusa_jax.evaluation.recall import recall_figures
 from cusa_jax.evaluation.relevance import per_query
 from cusa_jax.evaluation.retrieval import EmbeddedSplit, Evaluator
+from cusa_jax.experiment import read_split
 from cusa_jax.files import written_whole
-from cusa_jax.models.clip import ClipConfig
 from cusa_jax.train import train
 from cusa_jax.weights.formats import load_model
 
@@ -88,7 +88,7 @@ def run(
         trained += 1
         jax.clear_caches()  # the programs of one cell serve no other; the same cell's come from the disk's cache
     model, _ = load_model(workdir / f"{cells[0]}-{seeds[0]}")
-    split = _test_split(config, model.clip)
+    split = read_split(config, "test", model.clip)
     return {cell: [figures(_embedded(workdir / f"{cell}-{seed}"), split) for seed in seeds] for cell in cells}
 
 
@@ -173,7 +173,7 @@ def _embed(config: ConfigDict, folder: Path) -> None:
     model, variables = load_model(folder)
     mesh = sharding.make_mesh(config.sharding.fsdp)
     evaluator = Evaluator(model, mesh, config)
-    embedded = evaluator.embed(sharding.put_params(variables, mesh), _test_split(config, model.clip))
+    embedded = evaluator.embed(sharding.put_params(variables, mesh), read_split(config, "test", model.clip))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     with written_whole(folder / EMBEDDINGS) as fresh, fresh.open("wb") as file:
         np.savez(file, **dataclasses.asdict(embedded))
@@ -182,13 +182,3 @@ def _embed(config: ConfigDict, folder: Path) -> None:
 def _embedded(folder: Path) -> EmbeddedSplit:
     with np.load(folder / EMBEDDINGS, allow_pickle=False) as arrays:
         return EmbeddedSplit(**arrays)
-
-
-def _test_split(config: ConfigDict, clip: ClipConfig) -> Split:
-    return load_split(
-        config.data.path,
-        "test",
-        image_root=config.data.image_root,
-        context_length=clip.context_length,
-        image_size=clip.image_size,
-    )

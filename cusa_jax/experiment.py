@@ -116,18 +116,20 @@ def load_splits(config: Any, clip: ClipConfig) -> dict[str, Split]:
     """'train', 'val' and 'test' of the dataset at `config.data.path`, for a model of these sizes."""
     if config.data.world.train and not is_prepared(config.data.path):
         world.write(Path(config.data.path), sizes=dict(config.data.world))
-    splits = {
-        split: load_split(
-            config.data.path,
-            split,
-            image_root=config.data.image_root,
-            context_length=clip.context_length,
-            image_size=clip.image_size,
-        )
-        for split in ("train", "val", "test")
-    }
+    splits = {name: read_split(config, name, clip) for name in ("train", "val", "test")}
     check_disjoint(splits, config.data.path)
     return splits
+
+
+def read_split(config: Any, name: str, clip: ClipConfig) -> Split:
+    """One split of the dataset at `config.data.path`."""
+    return load_split(
+        config.data.path,
+        name,
+        image_root=config.data.image_root,
+        context_length=clip.context_length,
+        image_size=clip.image_size,
+    )
 
 
 def build_model(config: Any) -> tuple[DualEncoder, Params]:

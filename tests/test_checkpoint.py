@@ -104,5 +104,5 @@ def test_a_damaged_best_is_named(checkpoints, like, tmp_path):
     checkpoints.save_best(10, state(10), {"r_mean": 1.0})
     checkpoints.wait()
     damage(tmp_path / "best" / "10")
-    with pytest.raises(InputError, match="best/10: the best model cannot be read"):
+    with pytest.raises(InputError, match="best/10: the best model is damaged"):
         checkpoints.restore_best(10, like)
