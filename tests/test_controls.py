@@ -71,7 +71,7 @@ def trained(monkeypatch, tmp_path):
     monkeypatch.setattr(controls, "_embedded", lambda folder: (folder / controls.EMBEDDINGS).read_text())
     monkeypatch.setattr(controls, "figures", measured)
     monkeypatch.setattr(controls, "load_model", lambda folder: (DualEncoder(PRESETS["toy"]), None))
-    monkeypatch.setattr(controls, "_test_split", lambda config, clip: None)
+    monkeypatch.setattr(controls, "read_split", lambda config, name, clip: None)
     return asked, stop
 
 
