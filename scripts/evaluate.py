@@ -14,11 +14,11 @@ from absl import app, flags
 from cusa_jax.command import errors_in_one_line
 from cusa_jax.config import nearest
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.figures import Figures
 from cusa_jax.evaluation.open_source import open_source
-from cusa_jax.evaluation.results import comparison, comparison_table, record, table
+from cusa_jax.evaluation.results import Evaluated, comparison, comparison_table, record, table
 from cusa_jax.evaluation.suites import SUITES, Data, Suites
-from cusa_jax.workdir import write_json
+from cusa_jax.report.page import REPORT, write_evaluation
+from cusa_jax.workdir import RESULTS, write_json
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "Folder of a run, of a Hugging Face CLIP or of a sentence encoder."
@@ -31,7 +31,7 @@ SUITE = flags.DEFINE_list("suite", list(SUITES), f"Any of {', '.join(SUITES)}.")
 DATA = flags.DEFINE_list(
     "data", [], "ROOT that holds the datasets, and NAME=PATH for those that lie elsewhere."
 )
-OUT = flags.DEFINE_string("out", "evaluation", "Folder for results.json.")
+OUT = flags.DEFINE_string("out", "evaluation", "Folder for results.json and report.html.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images or texts encoded at a time.", lower_bound=1)
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode images; 0 uses threads.", lower_bound=0)
 
@@ -47,21 +47,22 @@ def main(argv: list[str]) -> None:
             if suite not in SUITES:
                 raise InputError(f"--suite: '{suite}' is none of {', '.join(SUITES)}{nearest(suite, SUITES)}")
         evaluated = [_evaluate(path) for path in sources]
-        results = [record(path, *one) for path, one in zip(sources, evaluated, strict=True)]
+        results = [record(one) for one in evaluated]
         print("\n\n".join(map(table, results)))
         out = Path(OUT.value)
         out.mkdir(parents=True, exist_ok=True)
+        compared = {}
         if len(sources) == 1:
-            write_json(out / "results.json", results[0])
+            write_json(out / RESULTS, results[0])
         else:
-            compared = comparison(evaluated[0][0], evaluated[1][0])
+            compared = comparison(evaluated[0].figures, evaluated[1].figures)
             print("\n" + comparison_table((sources[0], sources[1]), compared))
-            write_json(out / "results.json", {"models": results, "differences": compared})
-        print(f"\nresults: {out / 'results.json'}")
+            write_json(out / RESULTS, {"models": results, "differences": compared})
+        write_evaluation(out / REPORT, results, compared)
+        print(f"\nresults: {out / RESULTS}, report: {out / REPORT}")
 
 
-def _evaluate(path: str) -> tuple[dict[str, Figures], dict[str, str]]:
-    """(figures of each suite, why the others were skipped)."""
+def _evaluate(path: str) -> Evaluated:
     source = open_source(path, batch_size=BATCH_SIZE.value, workers=WORKERS.value)
     roots = [entry for entry in DATA.value if "=" not in entry]
     if len(roots) > 1:
@@ -76,7 +77,7 @@ def _evaluate(path: str) -> tuple[dict[str, Figures], dict[str, str]]:
             done[suite] = suites.run(suite)
         except InputError as error:
             skipped[suite] = str(error)
-    return done, skipped
+    return Evaluated(path, done, skipped, source.architecture)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +11,25 @@ from cusa_jax.evaluation.bootstrap import RESAMPLES, SEED, Difference, Interval,
 from cusa_jax.evaluation.figures import Figures
 
 
-def record(name: str, evaluated: Mapping[str, Figures], skipped: Mapping[str, str]) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """One model in every suite. skipped: why the others are missing. architecture: a released CLIP's, else None."""
+
+    model: str
+    figures: dict[str, Figures]
+    skipped: dict[str, str]
+    architecture: str | None = None
+
+
+def record(evaluated: Evaluated) -> dict[str, Any]:
     """One model's results.json. Percent, but for ranks; suite and metric names are those of assets/published.json.
 
-    {"model", "suites": {suite: {"head", "unit", "units", "notes", "metrics": {metric: {"value", "low", "high"}}}},
-    "skipped": {suite: why}, "bootstrap": {"level", "resamples", "seed"}}
+    {"model", "architecture", "suites": {suite: {"head", "unit", "units", "notes", "metrics": {metric: {"value", "low",
+    "high"}}}}, "skipped": {suite: why}, "bootstrap": {"level", "resamples", "seed"}}
     """
     return {
-        "model": name,
+        "model": evaluated.model,
+        "architecture": evaluated.architecture,
         "suites": {
             suite: {
                 "head": figures.head,
@@ -26,9 +38,9 @@ def record(name: str, evaluated: Mapping[str, Figures], skipped: Mapping[str, st
                 "notes": list(figures.notes),
                 "metrics": {metric: _json(interval) for metric, interval in intervals(figures).items()},
             }
-            for suite, figures in evaluated.items()
+            for suite, figures in evaluated.figures.items()
         },
-        "skipped": dict(skipped),
+        "skipped": evaluated.skipped,
         "bootstrap": {"level": 0.95, "resamples": RESAMPLES, "seed": SEED},
     }
 

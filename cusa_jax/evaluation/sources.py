@@ -32,6 +32,7 @@ from cusa_jax.data.tokenize import ClipTokenizer, text_length_bucket, text_lengt
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.recall import Scores, normalised
+from cusa_jax.models.clip import preset_name
 from cusa_jax.models.dual_encoder import DualEncoder
 from cusa_jax.types import Params, Teacher
 
@@ -64,10 +65,11 @@ class Labelled:
 
 class Source(Protocol):
     """What a suite asks for. Each raises InputError where it has no such thing; `needs_data` says whether it reads
-    datasets itself."""
+    datasets itself, `architecture` which released CLIP's sizes it has, if any."""
 
     name: str
     needs_data: bool
+    architecture: str | None
 
     def captioned(self, name: str, table: CaptionTable | None) -> Captioned: ...
 
@@ -87,7 +89,7 @@ class ModelSource:
     def __init__(
         self, name: str, model: DualEncoder, params: Params, mesh: Mesh, batch_size: int, workers: int
     ):
-        self.name = name
+        self.name, self.architecture = name, preset_name(model.clip)
         self._encoder, self._params, self._workers = Encoder(model, mesh, batch_size), params, workers
         self._cross_head = CROSS if model.cross_heads else "CLIP features"
         self._uni_head = "uni-modal head" if model.uni_heads else self._cross_head
@@ -153,6 +155,7 @@ class TextSource:
     """A sentence encoder by itself, such as a text teacher: it can only do STS."""
 
     needs_data = True
+    architecture: str | None = None
 
     def __init__(self, teacher: Teacher, mesh: Mesh, batch_size: int):
         self.name, self._teacher, self._mesh = teacher.name, teacher, mesh
@@ -188,6 +191,7 @@ class ArraySource:
     """An .npz of embeddings; the keys are in the module's docstring."""
 
     needs_data = False
+    architecture: str | None = None
 
     def __init__(self, path: str | Path):
         self.name = str(path)

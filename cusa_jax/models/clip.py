@@ -61,6 +61,11 @@ PRESETS = {
 }
 
 
+def preset_name(config: ClipConfig) -> str | None:
+    """The name of a released CLIP's sizes; None for others."""
+    return next((name for name, preset in PRESETS.items() if preset == config), None)
+
+
 def check_pixels(pixels: jax.Array, config: ClipConfig) -> None:
     """Raises InputError unless pixels are [B, image_size, image_size, 3]."""
     if pixels.shape[1:] != (config.image_size, config.image_size, 3):

@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from cusa_jax.evaluation.bootstrap import Interval
 from cusa_jax.runlog import read_metrics
 
 matplotlib.use("agg")
@@ -77,6 +78,39 @@ def heat_map(title: str, matrix: np.ndarray) -> Figure:
     axis.set_yticks([])
     figure.colorbar(image, cax=bar).ax.tick_params(labelsize=9)
     return Figure(title, f"{title}: similarities of {len(matrix)} samples with each other", _png(figure))
+
+
+def whiskers(
+    title: str, rows: Mapping[str, Mapping[str, Interval]], x_label: str, *, zero: bool = False
+) -> Figure:
+    """A line for each of `rows`, in it a dot and interval for each series; NaN is not drawn. zero: marks it."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    size = (5.6, 0.75 + 0.3 * len(rows) + 0.2 * len(names))
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    for number, name in enumerate(names):
+        shift = 0.16 * (number - (len(names) - 1) / 2)
+        y = [place + shift for place, row in enumerate(rows.values()) if name in row]
+        x, low, high = np.array([dataclasses.astuple(row[name]) for row in rows.values() if name in row]).T
+        axis.hlines(y, low, high, color=f"C{number}", linewidth=1.8)
+        marker = "D" if np.isnan(low).all() else "o"
+        axis.plot(x, y, marker, color=f"C{number}", label=name, markersize=4.5)
+    if zero:
+        axis.axvline(0, color="black", linewidth=0.9)
+    axis.set_yticks(range(len(rows)), list(rows), fontsize=9)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_xlabel(x_label, fontsize=9)
+    axis.tick_params(labelsize=9)
+    axis.grid(axis="x", alpha=0.3)
+    if len(names) > 1:
+        figure.legend(loc="outside upper left", fontsize=8, frameon=False)
+    told = "; ".join(
+        f"{label} {name} {_told(dot)}" for label, row in rows.items() for name, dot in row.items()
+    )
+    return Figure(title, f"{title}: {told}", _png(figure))
+
+
+def _told(dot: Interval) -> str:
+    return f"{dot.value:.4g}" + ("" if np.isnan(dot.low) else f" ({dot.low:.4g} to {dot.high:.4g})")
 
 
 def series(lines: Sequence[Mapping[str, float]], key: str) -> Points:

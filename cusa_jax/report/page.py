@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cusa_jax.experiment import Experiment
 from cusa_jax.files import written_whole
 from cusa_jax.report import published, soft_labels
 from cusa_jax.report.compare import read_results
+from cusa_jax.report.evaluation import sections, short_names
 from cusa_jax.report.figures import training_curves, validation_curves
 from cusa_jax.report.study import Study, study
 from cusa_jax.types import Params
@@ -83,6 +84,19 @@ def write_search(file: Path, text: str, image: str, hits: Sequence[tuple[float, 
     return _write(file, "search.html.j2", text=text, image=image, hits=hits)
 
 
+def write_evaluation(file: Path, models: Sequence[Mapping[str, Any]], differences: Mapping[str, Any]) -> Path:
+    """Figures of one model or two, beside the paper's. models: of `results.record`; differences: of `comparison`."""
+    return _write(
+        file,
+        "evaluation.html.j2",
+        models=models,
+        names=short_names(models),
+        compared=len(models) == 2,
+        sections=sections(models, differences),
+        paper=published.published()["source"],
+    )
+
+
 def _write(file: Path, template: str, **content: Any) -> Path:
     """Whole or not at all, by one process."""
     environment = jinja2.Environment(
@@ -94,6 +108,7 @@ def _write(file: Path, template: str, **content: Any) -> Path:
     )
     environment.filters |= {
         "png": _png_uri,
+        "minus": lambda number: number.replace("-", "\N{MINUS SIGN}"),
         "thumbnail": thumbnail,
         "file_uri": lambda path: Path(path).absolute().as_uri(),
     }

@@ -1,4 +1,4 @@
-"""The paper's figures for the same test split and the same model, to stand beside ours."""
+"""The paper's figures for the same test data, to stand beside ours."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import functools
 import importlib.resources
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from cusa_jax.data.captions import CaptionTable
 
 MODELS = {"vit_b_32": "CLIP ViT-B/32", "vit_l_14_336": "CLIP ViT-L/14@336"}
 LOSSES = {"contrastive": "", "CSA": " + CSA", "USA": " + USA", "CUSA": " + CUSA"}
+# How many images each of the paper's test sets has; those of In-Shop that ask. Others are no comparison.
+IMAGES = {
+    "flickr30k": 1000, "coco5k": 5000, "eccv": 5000, "cub": 5924, "sop": 60502, "inshop": 14218, "inat": 136093,
+}  # fmt: skip
 # Keys of the paper's tables and of our results.json.
 KEYS = {
     "i2t R@1": ("i2t_r1", "txt_r1"),
@@ -40,14 +45,27 @@ def beside(test: Mapping[str, float], suite: str | None, model: str) -> dict[str
     """
     if suite is None or model not in MODELS:
         return {}
-    tables = {loss: _published()[MODELS[model] + suffix][suite] for loss, suffix in LOSSES.items()}
+    tables = by_loss(suite)[MODELS[model]]
     return {
         metric: {"this run": test[ours]} | {loss: figures[theirs] for loss, figures in tables.items()}
         for metric, (theirs, ours) in KEYS.items()
     }
 
 
+def by_loss(suite: str) -> dict[str, dict[str, dict[str, float]]]:
+    """{model: {loss: {metric: figure}}} of the paper's CLIPs; metrics as `evaluation` names them, in percent.
+
+    Empty where the paper has no such suite.
+    """
+    return {
+        model: {loss: published()["models"][model + suffix][suite] for loss, suffix in LOSSES.items()}
+        for model in MODELS.values()
+        if suite in published()["models"][model]
+    }
+
+
 @functools.cache
-def _published() -> dict[str, dict[str, dict[str, float]]]:
+def published() -> dict[str, Any]:
+    """{"source": where in the paper and how measured, "models": {model: {suite: {metric: figure}}}}."""
     file = importlib.resources.files("cusa_jax") / "assets" / "published.json"
-    return json.loads(file.read_text())["models"]
+    return json.loads(file.read_text())

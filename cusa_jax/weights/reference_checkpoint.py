@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cusa_jax.errors import InputError
-from cusa_jax.models.clip import PRESETS, ClipConfig
+from cusa_jax.models.clip import ClipConfig, preset_name
 from cusa_jax.temperatures import temperatures
 from cusa_jax.weights import reference, student, torch_file
 from cusa_jax.weights.openai import clip_config
@@ -59,7 +59,7 @@ def write(path: Path, weights: student.Weights) -> None:
             f"{path}: the reference has {ACTIVATION} and one head per 64 channels; these weights do not"
         )
     config = reference.with_own_temperatures(weights.config)
-    config.model.name, config.init_from = _preset(weights.clip), str(path.with_suffix(".pt"))
+    config.model.name, config.init_from = preset_name(weights.clip) or "auto", str(path.with_suffix(".pt"))
     loss = config.loss
     wanted = (("cross",) if loss.contrastive.weight or loss.csa.weight else ()) + (
         ("uni",) if loss.usa.weight else ()
@@ -90,7 +90,7 @@ def recipe(weights: student.Weights, where: Path) -> ConfigDict:
             f"{where}: has no recipe; start from a file of configs/ and --config.init_from={where}"
         )
     config = copy.deepcopy(weights.config)
-    config.init_from, config.model.name = str(where), _preset(weights.clip)
+    config.init_from, config.model.name = str(where), preset_name(weights.clip) or "auto"
     for name, tau in weights.taus.items():
         term, *rest = name.split("_")
         section = config.loss[term]["teacher_tau" if "teacher" in rest else "tau"]
@@ -100,10 +100,6 @@ def recipe(weights: student.Weights, where: Path) -> ConfigDict:
             elif side in rest or not {"image", "text"} & set(rest):
                 section[side].init = float(tau)
     return config
-
-
-def _preset(clip: ClipConfig) -> str:
-    return next((name for name, preset in PRESETS.items() if preset == clip), "auto")
 
 
 def _temperatures(config: ConfigDict) -> list[str]:

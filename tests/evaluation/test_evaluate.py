@@ -20,7 +20,7 @@ from cusa_jax.data.splits import load_split
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.open_source import open_source
 from cusa_jax.evaluation.recall import recall
-from cusa_jax.evaluation.results import record, table
+from cusa_jax.evaluation.results import Evaluated, record, table
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.evaluation.suites import SUITES, Data, Suites
 from cusa_jax.experiment import build_model
@@ -128,6 +128,7 @@ def test_the_command_evaluates_arrays_and_skips_what_is_missing(arrays):
     assert done.returncode == 0, done.stderr
     results = json.loads((arrays / "out" / "results.json").read_text())
     assert set(results["suites"]) == {"flickr30k", "inshop", "cub"}
+    assert "<h2>Flickr30K</h2>" in (arrays / "out" / "report.html").read_text()
     assert results["skipped"] == {
         "sop": f"{arrays / 'a.npz'} has no sop/features", "sts": "--data names no folder for sts"
     }  # fmt: skip
@@ -150,6 +151,7 @@ def test_two_are_compared_in_pairs(arrays):
     assert set(results["differences"]) == {"flickr30k"}
     rsum = results["differences"]["flickr30k"]["rsum"]
     assert (rsum["value"], rsum["verdict"]) == (0, "no difference shown")
+    assert "a.npz</h1>" in (arrays / "out" / "report.html").read_text()
     assert "better" not in done.stdout
 
 
@@ -210,5 +212,5 @@ def test_published_figures_have_the_names_of_ours(run, data):
     assert {suite for row in published.values() for suite in row} <= set(SUITES)
     found = Suites(open_source(str(run), batch_size=16, workers=0), Data(str(data))).run("flickr30k")
     assert set(cusa["flickr30k"]) <= set(found.values())
-    text = table(record("run", {"flickr30k": found}, {}))
+    text = table(record(Evaluated("run", {"flickr30k": found}, {})))
     assert all(name in text for name in cusa["flickr30k"])

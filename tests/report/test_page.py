@@ -15,7 +15,7 @@ from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.retrieval import EmbeddedSplit
 from cusa_jax.report.figures import heat_map
-from cusa_jax.report.page import Evidence, write_report, write_search
+from cusa_jax.report.page import Evidence, write_evaluation, write_report, write_search
 from cusa_jax.report.soft_labels import Comparison
 from cusa_jax.report.study import study
 
@@ -175,3 +175,31 @@ def test_found_photos_stand_in_order_with_links_to_their_files(tmp_path, split):
     assert HOSTILE in text
     by_photo = Page(write_search(tmp_path / "found.html", "", str(photos[2]), hits))
     assert len(by_photo.images) == 3
+
+
+def test_an_evaluation_of_two_models_is_one_page(tmp_path):
+    def model(name, value):
+        metrics = {"rank1": {"value": value, "low": None, "high": None}}
+        part = {"head": "uni", "unit": "image", "units": 5924, "notes": [HOSTILE], "metrics": metrics}
+        skipped = {"sop": f"nothing in {HOSTILE}"}
+        return {
+            "model": name, "architecture": "vit_b_32", "suites": {"cub": part}, "skipped": skipped,
+            "bootstrap": {"level": 0.95, "resamples": 1000, "seed": 0},
+        }  # fmt: skip
+
+    difference = {"value": -2.5, "low": -3.0, "high": -2.0, "verdict": "worse"}
+    page = Page(
+        write_evaluation(
+            tmp_path / "report.html", [model(HOSTILE, 7.5), model("b", 5.0)], {"cub": {"rank1": difference}}
+        )
+    )
+    text = " ".join(" ".join(page.text).split())
+    assert "rank-1 7.50 5.00 worse −2.50 −3.00 to −2.00 41.5 42.3 50.3 49.7" in text
+    assert "paper, CLIP ViT-B/32" in text
+    assert text.count(HOSTILE) == 5  # heading, note, twice why skipped, and whose that is
+    assert all(link.startswith("data:") for link in page.links)
+    assert [image["alt"] for image in page.images] == [
+        f"CUB-200-2011: b − {HOSTILE.rsplit('/')[-1]}: rank-1 difference -2.5 (-3 to -2)"
+    ]
+    (picture,) = page.pictures()
+    picture.load()
