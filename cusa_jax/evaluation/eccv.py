@@ -101,6 +101,25 @@ def gallery(image_ids: Sequence[str | int], caption_ids: np.ndarray | None) -> G
     return Gallery(images, captions, image_ids_here, caption_ids_here)
 
 
+def known_true(caption_ids: np.ndarray, caption_image: np.ndarray, n_images: int) -> np.ndarray:
+    """bool [N, M], whether ECCV Caption found caption n true of image m. Where it did not, nobody may have looked.
+
+    caption_ids: int [N], COCO annotation ids; others than the test split's are true of nothing known.
+    caption_image: int [N], the image of each caption, among M; its captions say which image of COCO it is.
+    """
+    caption = {identity: n for n, identity in enumerate(caption_ids.tolist())}
+    own = _read("original_caption_to_image.json")
+    image = {own[identity][0]: caption_image[n] for identity, n in caption.items() if identity in own}
+    truth = ground_truth()
+    pairs = {(c, i) for c, images in truth.positives("eccv", "t2i").items() for i in images}
+    pairs |= {(c, i) for i, captions in truth.positives("eccv", "i2t").items() for c in captions}
+    known = np.zeros((len(caption_ids), n_images), bool)
+    for c, i in pairs:
+        if c in caption and i in image:
+            known[caption[c], image[i]] = True
+    return known
+
+
 def coco_id(name: str | int) -> int:
     """The number that ends an image's id or file name; -1 without one."""
     digits = re.search(r"(\d+)(\.\w+)?$", str(name))

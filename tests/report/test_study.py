@@ -5,6 +5,7 @@ import pytest
 
 from cusa_jax.data.captions import CaptionTable
 from cusa_jax.data.splits import Split
+from cusa_jax.evaluation import eccv
 from cusa_jax.evaluation.retrieval import EmbeddedSplit
 from cusa_jax.report.study import study
 
@@ -62,3 +63,34 @@ def test_queries_are_spread_evenly(found):
     embedded, split = found
     result = study(embedded, split, queries=3)
     assert [query.item for query in result.image_to_text] == [0, 3, 8]  # first, middle and last readable one
+
+
+def test_false_negatives_of_coco_are_those_that_eccv_caption_found():
+    """Ten test images, with all their captions, around one caption that is true of several of them."""
+    truth = eccv.ground_truth()
+    seen = truth.positives("eccv", "t2i")
+    also = truth.positives("eccv", "i2t")
+    asked = max(seen, key=lambda caption: len(seen[caption]))
+    captions_of = truth.positives("original", "i2t")
+    images = seen[asked][:10]
+    ids = [caption for image in images for caption in captions_of[image]]
+    caption_image = np.repeat(np.arange(10, dtype=np.int32), [len(captions_of[image]) for image in images])
+    table = CaptionTable([f"x{n}" for n in range(10)], [], [""] * len(ids), caption_image, np.array(ids))
+    split = Split(table, [""] * len(ids), np.zeros((len(ids), 1), np.int32), None)
+    rows = np.random.default_rng(0).standard_normal((10 + len(ids), 4)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    embedded = EmbeddedSplit(np.arange(10, dtype=np.int32), np.arange(len(ids)), rows[:10], rows[10:])
+
+    result = study(embedded, split, queries=len(ids))
+    marks = {
+        (query.item, answer.item): answer.mark for query in result.text_to_image for answer in query.answers
+    }
+    marks |= {
+        (answer.item, query.item): answer.mark for query in result.image_to_text for answer in query.answers
+    }
+    for (caption, image), mark in marks.items():
+        true = images[image] in seen.get(ids[caption], ()) or ids[caption] in also.get(images[image], ())
+        expected = "annotated" if caption_image[caption] == image else "unannotated" if true else "unknown"
+        assert mark == expected
+    assert result.source == "ECCV Caption"
+    assert {"annotated", "unannotated", "unknown"} == set(result.marks)
