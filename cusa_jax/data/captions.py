@@ -1,11 +1,13 @@
 """Caption files of the field, read into one table.
 
-Three JSON layouts are told apart by their content:
+Four JSON layouts are told apart by their content:
 
 - the reference's own: a list of {"image_path", "caption", "image_id"}, one row per caption;
 - ALBEF's: a list of {"image", "caption", "image_id"}; in its validation and test files the caption is a
   list and there is no image_id (the image path is the id);
-- Karpathy's: {"images": [{"filename", "split", "sentences": [{"raw", "sentid"}], ...}]}, all splits in one.
+- Karpathy's: {"images": [{"filename", "split", "sentences": [{"raw", "sentid"}], ...}]}, all splits in one;
+- COCO's own: {"images": [{"id", "file_name"}], "annotations": [{"id", "image_id", "caption"}]}, where images without
+  a caption are left out.
 """
 
 from __future__ import annotations
@@ -87,8 +89,8 @@ def read_captions(path: str | Path, split: str, *, image_root: str | Path = "") 
 
     Args:
       path: a JSON file, or a folder in which the first of `new_{split}.json`, `{split}.json`,
-        `dataset*.json` (Karpathy) and `*_{split}.json` (ALBEF) is taken. A file in a one-split layout is
-        read as it is; `split` then only serves messages.
+        `dataset*.json` (Karpathy), `*_{split}.json` (ALBEF) and, for 'test', `captions_*.json` (COCO) is taken.
+        A file in a one-split layout is read as it is; `split` then only serves messages.
       split: 'train', 'val' or 'test'; Karpathy's 'train' is train and restval together.
       image_root: folder the image paths are relative to; the JSON's own folder if empty.
 
@@ -99,14 +101,16 @@ def read_captions(path: str | Path, split: str, *, image_root: str | Path = "") 
     file = find_captions(Path(path), split)
     data = _read_json(file)
     root = Path(image_root or file.parent).resolve()
-    if isinstance(data, dict) and isinstance(data.get("images"), list):
+    if isinstance(data, dict) and "annotations" in data and "images" in data:
+        rows = _coco_rows(file, data, root)
+    elif isinstance(data, dict) and isinstance(data.get("images"), list):
         rows = _karpathy_rows(file, data, split, root)
     elif isinstance(data, list):
         rows = _flat_rows(file, data, root)
     else:
         raise InputError(
             f"{file}: neither a list of rows with 'image_path' (or 'image') and 'caption', "
-            "nor a Karpathy file with 'images'"
+            "nor a Karpathy file with 'images', nor COCO's with 'images' and 'annotations'"
         )
     return _table(file, split, rows)
 
@@ -141,7 +145,9 @@ def find_captions(path: Path, split: str) -> Path:
         raise InputError(
             f"{path}: no such folder or JSON file; point data.path at your captions (see README)"
         )
-    patterns = (f"new_{split}.json", f"{split}.json", "dataset*.json", f"*_{split}.json")
+    patterns = [f"new_{split}.json", f"{split}.json", "dataset*.json", f"*_{split}.json"]
+    if split == "test":
+        patterns.append("captions_*.json")
     for pattern in patterns:
         found = sorted(path.glob(pattern))
         if len(found) > 1:
@@ -149,6 +155,11 @@ def find_captions(path: Path, split: str) -> Path:
             raise InputError(f"{path}: which of {names} is meant? Point data.path at that file")
         if found:
             return found[0]
+    for file in sorted(path.glob("captions_*.json")):
+        raise InputError(
+            f"{file}: COCO's own files do not say which images are of split '{split}'; "
+            f"call the one that is meant {split}.json, or get Karpathy's dataset_coco.json"
+        )
     raise InputError(
         f"{path}: no captions of split '{split}' (looked for {', '.join(patterns)}); "
         "the README says which files to download, or how to write your own"
@@ -205,6 +216,28 @@ def _karpathy_path(root: Path, filepath: str, filename: str) -> Path:
         return root / filepath / filename
     flickr = root / "flickr30k-images" / filename
     return root / filename if not flickr.exists() and (root / filename).exists() else flickr
+
+
+def _coco_rows(file: Path, data: dict[str, Any], root: Path) -> Iterator[_Row]:
+    paths: dict[int, Path] = {}
+    for number, image in enumerate(_field(file, "the file", data, "images", list)):
+        where = f"images[{number}]"
+        path = _coco_path(root, _field(file, where, image, "file_name", str))
+        if paths.setdefault(_field(file, where, image, "id", int), path) != path:
+            raise InputError(f"{file}: {where}: 'id' {image['id']} is already that of another image")
+    for number, row in enumerate(_field(file, "the file", data, "annotations", list)):
+        where = f"annotations[{number}]"
+        image_id = _field(file, where, row, "image_id", int)
+        if image_id not in paths:
+            raise InputError(f"{file}: {where}: 'image_id' {image_id} is that of none of 'images'")
+        caption = _field(file, where, row, "caption", str)
+        yield _Row(where, str(image_id), paths[image_id], caption, _caption_id(file, where, row, "id"))
+
+
+def _coco_path(root: Path, name: str) -> Path:
+    """COCO_val2014_….jpg lies in the root, or in its folder `val2014`."""
+    folder = re.match(r"COCO_(\w+)_\d+\.", name)
+    return root / folder[1] / name if folder and not (root / name).exists() else root / name
 
 
 def _field(file: Path, where: str, row: Any, key: str, *types: type) -> Any:

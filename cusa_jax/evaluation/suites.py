@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cusa_jax.data.captions import read_captions
+from cusa_jax.data.captions import CaptionTable, read_captions
 from cusa_jax.data.labelled_images import LabelledImages, read_cub, read_inat, read_inshop, read_sop
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation import cxc, eccv, image_retrieval, sts
@@ -54,7 +54,7 @@ class Data:
 
 _WHAT = {
     "flickr30k": "it holds Karpathy's dataset_flickr30k.json and the images of flickr30k-images/",
-    "coco": "it holds Karpathy's dataset_coco.json and the images of val2014/",
+    "coco": "it holds Karpathy's dataset_coco.json or COCO's captions_val2014.json, and the images of val2014/",
     "cxc": "it holds sts_test.csv, sis_test.csv and sits_test.csv of Crisscrossed-Captions",
     "cub": "it holds CUB_200_2011/images/ (Caltech-UCSD Birds-200-2011)",
     "sop": "it holds Stanford_Online_Products/ with Ebay_test.txt",
@@ -189,8 +189,28 @@ class Suites:
     def _captions(self, dataset: str) -> Captioned:
         if dataset not in self._captioned:
             table = read_captions(self._data.folder(dataset), "test") if self._source.needs_data else None
+            table = karpathy_test(table) if table and dataset == "coco" else table
             self._captioned[dataset] = self._source.captioned(dataset, table)
         return self._captioned[dataset]
+
+
+def karpathy_test(table: CaptionTable) -> CaptionTable:
+    """Karpathy's 5,000 test images where they are among others, as in COCO's validation file; else the table."""
+    if table.caption_ids is None:
+        return table
+    known = np.isin(table.caption_ids, eccv.ground_truth().caption_ids)
+    images = np.unique(table.caption_image[known])
+    if not len(images) == len(eccv.ground_truth().image_ids) < len(table.image_ids):
+        return table
+    captions = np.flatnonzero(np.isin(table.caption_image, images))
+    return dataclasses.replace(
+        table,
+        image_ids=[table.image_ids[n] for n in images],
+        image_paths=[table.image_paths[n] for n in images],
+        captions=[table.captions[n] for n in captions],
+        caption_image=np.searchsorted(images, table.caption_image[captions]).astype(np.int32),
+        caption_ids=table.caption_ids[captions],
+    )
 
 
 SUITES: dict[str, Callable[[Suites], Figures]] = {

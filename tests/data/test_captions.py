@@ -38,6 +38,21 @@ KARPATHY_COCO = {
 }
 
 
+COCO = {
+    "info": {"year": 2014},
+    "images": [
+        {"id": 42, "file_name": "COCO_val2014_000000000042.jpg", "license": 3},
+        {"id": 9, "file_name": "COCO_val2014_000000000009.jpg"},
+        {"id": 7, "file_name": "nobody describes.jpg"},
+    ],
+    "annotations": [
+        {"image_id": 9, "id": 661, "caption": "nine"},
+        {"image_id": 42, "id": 4, "caption": "forty-two"},
+        {"image_id": 9, "id": 67, "caption": "nine again"},
+    ],
+}
+
+
 def write(folder, name, content):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
@@ -112,6 +127,31 @@ def test_karpathy_flickr_images_lie_in_their_folder_or_in_the_root(tmp_path, fol
     assert table.caption_ids is None
 
 
+@pytest.mark.parametrize("name", ["captions_val2014.json", "test.json"])
+def test_coco_s_own_file_is_a_test_split(tmp_path, name):
+    write(tmp_path, name, COCO)
+    flat = write(tmp_path, "COCO_val2014_000000000042.jpg", "")
+    table = read_captions(tmp_path, "test")
+    assert table.image_ids == ["9", "42"]
+    assert table.image_paths == [tmp_path / "val2014/COCO_val2014_000000000009.jpg", flat]
+    assert table.captions == ["nine", "forty-two", "nine again"]
+    np.testing.assert_array_equal(table.caption_image, [0, 1, 0])
+    np.testing.assert_array_equal(table.caption_ids, [661, 4, 67])
+    elsewhere = read_captions(tmp_path, "test", image_root="/images").image_paths
+    assert elsewhere[1] == Path("/images/val2014/COCO_val2014_000000000042.jpg")
+
+
+def test_coco_s_own_file_is_no_training_split_unless_its_name_says_so(tmp_path):
+    write(tmp_path, "captions_train2014.json", COCO)
+    with pytest.raises(InputError, match=r"captions_train2014\.json: COCO's own .* call .* train\.json"):
+        read_captions(tmp_path, "train")
+    write(tmp_path, "train.json", COCO)
+    assert read_captions(tmp_path, "train").caption_ids.tolist() == [661, 4, 67]
+    write(tmp_path, "captions_val2014.json", COCO)
+    with pytest.raises(InputError, match="which of captions_train2014"):
+        read_captions(tmp_path, "test")
+
+
 def test_the_reference_s_file_name_comes_first(tmp_path):
     write(tmp_path, "coco_train.json", [{"image": "x.jpg", "caption": "albef"}])
     for name in ("dataset_coco.json", "train.json", "new_train.json"):
@@ -146,6 +186,27 @@ def test_the_reference_s_file_name_comes_first(tmp_path):
         (
             [{**REFERENCE[0], "caption_id": 4}, {**REFERENCE[1], "caption_id": 4}],
             r"row 1: caption_id 4 is already that of row 0",
+        ),
+        (COCO | {"images": {}}, "the file: 'images' must be list, not dict"),
+        (COCO | {"annotations": None}, "the file: 'annotations' must be list, not NoneType"),
+        (COCO | {"images": [{"id": 42}]}, r"images\[0\]: key 'file_name' is missing"),
+        (
+            COCO | {"images": [*COCO["images"], {"id": 9, "file_name": "b"}]},
+            r"images\[3\]: 'id' 9 is already",
+        ),
+        (
+            COCO | {"images": COCO["images"][:1]},
+            r"annotations\[0\]: 'image_id' 9 is that of none of 'images'",
+        ),
+        (COCO | {"annotations": [3]}, r"annotations\[0\]: expected an object"),
+        (COCO | {"annotations": [{"image_id": 9, "id": 1}]}, r"annotations\[0\]: key 'caption' is missing"),
+        (
+            COCO | {"annotations": [{"image_id": 9, "id": "x", "caption": "a"}]},
+            r"annotations\[0\]: 'id' must be an integer, not 'x'",
+        ),
+        (
+            COCO | {"annotations": [COCO["annotations"][0]] * 2},
+            r"annotations\[1\]: caption_id 661 is already that of annotations\[0\]",
         ),
         ({"images": [{"filename": "a.jpg"}]}, r"images\[0\]: key 'split' is missing"),
         ({"images": [{"filename": "a.jpg", "split": "train", "sentences": []}]}, "'sentences' is empty"),

@@ -16,13 +16,15 @@ from cusa_jax import sharding, temperatures
 from cusa_jax.checkpoint import Checkpoints
 from cusa_jax.config import with_argument
 from cusa_jax.data import world
+from cusa_jax.data.captions import read_captions
 from cusa_jax.data.splits import load_split
 from cusa_jax.errors import InputError
+from cusa_jax.evaluation import eccv
 from cusa_jax.evaluation.open_source import open_source
 from cusa_jax.evaluation.recall import recall
 from cusa_jax.evaluation.results import Evaluated, record, table
 from cusa_jax.evaluation.retrieval import Evaluator
-from cusa_jax.evaluation.suites import SUITES, Data, Suites
+from cusa_jax.evaluation.suites import SUITES, Data, Suites, karpathy_test
 from cusa_jax.experiment import build_model
 from cusa_jax.types import TrainState
 from cusa_jax.workdir import write_json
@@ -214,3 +216,27 @@ def test_published_figures_have_the_names_of_ours(run, data):
     assert set(cusa["flickr30k"]) <= set(found.values())
     text = table(record(Evaluated("run", {"flickr30k": found}, {})))
     assert all(name in text for name in cusa["flickr30k"])
+
+
+def test_of_coco_s_validation_file_the_test_split_is_evaluated(tmp_path):
+    truth = eccv.ground_truth()
+    of_image = truth.positives("original", "i2t")
+    images = [*truth.image_ids.tolist()[::-1], 1, 2]
+    annotations = [(c, i) for i in images[:-2] for c in of_image[i]] + [(-1, 1), (-2, 2)]
+    annotations = [annotations[n] for n in np.random.default_rng(0).permutation(len(annotations))]
+    content = {
+        "images": [{"id": i, "file_name": f"COCO_val2014_{i:012d}.jpg"} for i in images],
+        "annotations": [{"id": c, "image_id": i, "caption": f"{c} of {i}"} for c, i in annotations],
+    }
+    (tmp_path / "captions_val2014.json").write_text(json.dumps(content))
+    everything = read_captions(tmp_path, "test")
+    table = karpathy_test(everything)
+    assert len(everything.image_ids) == 5002
+    assert set(table.image_ids) == {str(i) for i in truth.image_ids.tolist()}
+    assert len(table.captions) == len(table.caption_ids) == 25000
+    for n in range(0, 25000, 611):
+        image = table.image_ids[table.caption_image[n]]
+        assert table.captions[n] == f"{table.caption_ids[n]} of {image}"
+        assert table.image_paths[table.caption_image[n]].stem == f"COCO_val2014_{int(image):012d}"
+    assert karpathy_test(table) is table
+    assert karpathy_test(dataclasses.replace(everything, caption_ids=None)).caption_ids is None
