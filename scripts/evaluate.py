@@ -4,12 +4,13 @@ python scripts/evaluate.py --checkpoint=RUN_OR_CLIP --suite=flickr30k,coco5k,ecc
 python scripts/evaluate.py --embeddings=FILE.npz --suite=coco5k,eccv
 python scripts/evaluate.py --compare=A,B --suite=coco5k --data=ROOT
 
-A suite whose data are missing is skipped, with a line that says what is missing. The README says how data lie.
+A suite whose data are missing or damaged is skipped, with a line that says what; where every suite is, the exit code
+is 2. The README says how data lie.
 """
 
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from cusa_jax.command import errors_in_one_line
 from cusa_jax.config import nearest
@@ -37,6 +38,7 @@ WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode images; 0 us
 
 
 def main(argv: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells what it restores
     with errors_in_one_line():
         if argv[1:]:
             raise InputError(f"unexpected argument '{argv[1]}': options start with --")
@@ -49,6 +51,11 @@ def main(argv: list[str]) -> None:
         evaluated = [_evaluate(path) for path in sources]
         results = [record(one) for one in evaluated]
         print("\n\n".join(map(table, results)))
+        for one in evaluated:
+            if not one.figures:
+                raise InputError(
+                    f"{one.model}: nothing was evaluated, as every suite was skipped (why: above)"
+                )
         out = Path(OUT.value)
         out.mkdir(parents=True, exist_ok=True)
         compared = {}

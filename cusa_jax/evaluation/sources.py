@@ -128,10 +128,15 @@ class ModelSource:
         )
         parts = []
         with tqdm(total=len(paths), desc=f"{label}: images", unit="image", leave=False, delay=1) as progress:
-            for numbers, pixels in batches:
-                cross, uni = self._encoder.images(self._params, pixels)
-                parts.append((cross[: len(numbers)], uni[: len(numbers)]))
-                progress.update(len(numbers))
+            try:
+                for numbers, pixels in batches:
+                    cross, uni = self._encoder.images(self._params, pixels)
+                    parts.append((cross[: len(numbers)], uni[: len(numbers)]))
+                    progress.update(len(numbers))
+            except InputError as error:
+                raise InputError(
+                    f"{error}; the protocol counts every image: bring it back, or take it out of the dataset's files"
+                ) from error
         cross, uni = (np.concatenate(side) for side in zip(*parts, strict=True))
         return cross, uni
 

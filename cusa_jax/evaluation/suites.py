@@ -65,11 +65,11 @@ _WHAT = {
 
 
 class Suites:
-    """Runs suites for one source; what two suites share is embedded once."""
+    """Runs suites for one source; what two suites share is embedded once, or found missing once."""
 
     def __init__(self, source: Source, data: Data):
         self._source, self._data = source, data
-        self._captioned: dict[str, Captioned] = {}
+        self._captioned: dict[str, Captioned | InputError] = {}
 
     def run(self, suite: str) -> Figures:
         """The figures of one of `SUITES`. Raises InputError where data are missing or not what they must be."""
@@ -188,10 +188,21 @@ class Suites:
 
     def _captions(self, dataset: str) -> Captioned:
         if dataset not in self._captioned:
-            table = read_captions(self._data.folder(dataset), "test") if self._source.needs_data else None
-            table = karpathy_test(table) if table and dataset == "coco" else table
-            self._captioned[dataset] = self._source.captioned(dataset, table)
-        return self._captioned[dataset]
+            try:
+                self._captioned[dataset] = self._embedded(dataset)
+            except InputError as error:
+                self._captioned[dataset] = error
+        found = self._captioned[dataset]
+        if isinstance(found, InputError):
+            raise found
+        return found
+
+    def _embedded(self, dataset: str) -> Captioned:
+        table = None
+        if self._source.needs_data:
+            table = read_captions(self._data.folder(dataset), "test")
+            table = karpathy_test(table) if dataset == "coco" else table
+        return self._source.captioned(dataset, table)
 
 
 def karpathy_test(table: CaptionTable) -> CaptionTable:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,25 @@ def test_a_run_gets_the_numbers_of_training_and_says_which_head(run, data):
     assert any("sts12 left out" in note for note in sts.notes)
 
 
+def test_an_unreadable_image_is_named_once_and_the_other_suites_run(run, data, tmp_path, monkeypatch):
+    shutil.copytree(data / "flickr30k", tmp_path / "coco")
+    damaged = tmp_path / "coco" / "images" / "test_000006.png"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    source = open_source(str(run), batch_size=16, workers=0)
+    asked = []
+    embed = source.captioned
+    monkeypatch.setattr(source, "captioned", lambda *of: (asked.append(of[0]), embed(*of))[1])
+    suites = Suites(source, Data(str(data), {"coco": str(tmp_path / "coco")}))
+    for suite in ("coco5k", "coco1k"):
+        with pytest.raises(
+            InputError, match=r"^\S*/test_000006\.png: not a readable image .*: bring it back, or"
+        ) as told:
+            suites.run(suite)
+        assert "\n" not in str(told.value)
+    assert asked == ["coco"]
+    assert np.isfinite(suites.run("flickr30k").values()["rsum"])
+
+
 def test_sentences_do_not_depend_on_their_batch(run):
     texts = [f"{'a very ' * (n % 7)}red circle {n}" for n in range(20)]
     several, _ = open_source(str(run), batch_size=8, workers=0).sentences(texts)
@@ -155,6 +175,17 @@ def test_two_are_compared_in_pairs(arrays):
     assert (rsum["value"], rsum["verdict"]) == (0, "no difference shown")
     assert "a.npz</h1>" in (arrays / "out" / "report.html").read_text()
     assert "better" not in done.stdout
+
+
+def test_where_nothing_is_evaluated_that_is_an_error(arrays):
+    done = evaluate(f"--embeddings={arrays / 'a.npz'}", "--suite=sop,sts", out=arrays / "out")
+    assert done.returncode == 2
+    assert f"sop: skipped: {arrays / 'a.npz'} has no sop/features" in done.stdout
+    assert (
+        done.stderr.splitlines()[-1]
+        == f"error: {arrays / 'a.npz'}: nothing was evaluated, as every suite was skipped (why: above)"
+    )
+    assert not (arrays / "out").exists()
 
 
 def test_bad_input_is_one_line(tmp_path):
