@@ -1,6 +1,7 @@
 """The pages as a browser reads them: everything within, every picture loads, the order is that of the scores."""
 
 import base64
+import dataclasses
 import io
 import json
 from html.parser import HTMLParser
@@ -203,3 +204,17 @@ def test_an_evaluation_of_two_models_is_one_page(tmp_path):
     ]
     (picture,) = page.pictures()
     picture.load()
+
+
+def test_a_report_says_that_eccv_caption_did_not_judge_everything(workdir, embedded, split):
+    told = dataclasses.replace(
+        study(embedded, split), source="ECCV Caption", marks={"annotated": 1, "unannotated": 1}
+    )
+    text = " ".join(" ".join(Page(write_report(workdir, Evidence([], told, split))).text).split())
+    assert "False negatives are those that ECCV Caption found" in text
+    assert "50.0 % are annotated, and at least 50.0 % are true without being annotated" in text
+    exact = " ".join(
+        " ".join(Page(write_report(workdir, Evidence([], study(embedded, split), split))).text).split()
+    )
+    assert "ECCV Caption" not in exact
+    assert "at least" not in exact
