@@ -58,14 +58,14 @@ def main(argv: list[str]) -> None:
                 )
         out = Path(OUT.value)
         out.mkdir(parents=True, exist_ok=True)
-        compared = {}
         if len(sources) == 1:
             write_json(out / RESULTS, results[0])
+            write_evaluation(out / REPORT, results, {})
         else:
-            compared = comparison(evaluated[0].figures, evaluated[1].figures)
+            compared = comparison(*evaluated)
             print("\n" + comparison_table((sources[0], sources[1]), compared))
-            write_json(out / RESULTS, {"models": results, "differences": compared})
-        write_evaluation(out / REPORT, results, compared)
+            write_json(out / RESULTS, {"models": results, **compared})
+            write_evaluation(out / REPORT, results, compared["differences"])
         print(f"\nresults: {out / RESULTS}, report: {out / REPORT}")
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from cusa_jax.errors import InputError
 from cusa_jax.evaluation.bootstrap import RESAMPLES, SEED, Difference, Interval, differences, intervals
 from cusa_jax.evaluation.figures import Figures
 
@@ -45,16 +46,23 @@ def record(evaluated: Evaluated) -> dict[str, Any]:
     }
 
 
-def comparison(first: Mapping[str, Figures], second: Mapping[str, Figures]) -> dict[str, dict[str, Any]]:
-    """{suite: {metric: {"value", "low", "high", "verdict"}}}, second minus first, where both were evaluated."""
-    return {
-        suite: {
+def comparison(first: Evaluated, second: Evaluated) -> dict[str, Any]:
+    """Second minus first in every suite that both were evaluated in, on the same images, pairs or queries.
+
+    {"differences": {suite: {metric: {"value", "low", "high", "verdict"}}}, "not_compared": {suite: why}}
+    """
+    compared: dict[str, Any] = {"differences": {}, "not_compared": {}}
+    for suite in (suite for suite in first.figures if suite in second.figures):
+        try:
+            found = differences(first.figures[suite], second.figures[suite])
+        except InputError as error:
+            compared["not_compared"][suite] = str(error)
+            continue
+        compared["differences"][suite] = {
             metric: {**_json(difference), "verdict": difference.verdict}
-            for metric, difference in differences(first[suite], second[suite]).items()
+            for metric, difference in found.items()
         }
-        for suite in first
-        if suite in second
-    }
+    return compared
 
 
 def table(results: Mapping[str, Any]) -> str:
@@ -69,17 +77,18 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-def comparison_table(names: tuple[str, str], compared: Mapping[str, Mapping[str, Any]]) -> str:
-    """The differences as text, second minus first, with the verdict."""
+def comparison_table(names: tuple[str, str], compared: Mapping[str, Any]) -> str:
+    """A `comparison` as text: each difference, second minus first, with the verdict."""
     lines = [f"{names[1]} − {names[0]}, paired bootstrap, 95 % intervals"]
-    for suite, metrics in compared.items():
+    for suite, metrics in compared["differences"].items():
         lines += ["", suite]
         width = max(map(len, metrics))
         lines += [
             f"  {metric:<{width}}  {_text(value, sign='+')}  {value['verdict']}"
             for metric, value in metrics.items()
         ]
-    return "\n".join(lines)
+    lines += ["", *(f"{suite}: not compared: {why}" for suite, why in compared["not_compared"].items())]
+    return "\n".join(lines).rstrip()
 
 
 def _json(interval: Interval | Difference) -> dict[str, float | None]:
