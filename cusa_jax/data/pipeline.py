@@ -228,25 +228,24 @@ class _BatchLoader:
         planned = batch_rows(step, rows=len(self.tokens), batch_size=self.batch_size, seed=self.seed)
         width = self._width(planned)
         mine = planned[self.local_rows]
-        decoded = self._decode(np.unique(self.caption_image[mine]).tolist())
-        usable = [self._usable_row(row, width, decoded) for row in mine.tolist()]
-        kept = np.array(usable, np.int32)
+        sizes = [self.image_size, *([self.teacher_image_size] if self.teacher_image_size else [])]
+        pixels = [np.empty((len(mine), size, size, 3), np.uint8) for size in sizes]
+        kept, errors = self._read(pixels, mine, width)
         images, teacher_rows = self.caption_image[kept], self.teacher_caption[kept]
-        pixels = [decoded[image] for image in images.tolist()]
         batch = Batch(
-            image=np.stack([student for student, _ in pixels]),
+            image=pixels[0],
             tokens=self.tokens[kept, :width],
             image_index=images,
             caption_index=kept,
             teacher_index_image=self.teacher_image[images],
             teacher_index_text=teacher_rows,
-            teacher_image=np.stack([teacher for _, teacher in pixels]) if self.teacher_image_size else None,
+            teacher_image=pixels[1] if self.teacher_image_size else None,
             teacher_text={key: ids[teacher_rows, :width] for key, ids in self.teacher_text.items()}
             if self.teacher_text
             else None,
             replaced=kept != mine if self.on_bad_image == "skip" else None,
         )
-        return batch, [str(error) for error in decoded.values() if isinstance(error, InputError)]
+        return batch, errors
 
     def _width(self, rows: np.ndarray) -> int:
         """Tokens that all texts of a global batch are cut to: every process compiles the same shapes.
@@ -263,36 +262,51 @@ class _BatchLoader:
         assert self.teacher_text
         return self.teacher_text["attention_mask"][self.teacher_caption[captions]]
 
-    def _usable_row(self, row: int, width: int, decoded: dict[int, Any]) -> int:
-        """The first row from `row` on, cyclically, whose image decodes and whose texts fit the width."""
+    def _read(
+        self, pixels: list[np.ndarray], planned: np.ndarray, width: int
+    ) -> tuple[np.ndarray, list[str]]:
+        """Fills `pixels`, decoding each image once. Returns the caption rows int32 [B] that are in it, and errors.
+
+        In the place of a row whose image is unreadable comes the next one, cyclically, that is usable.
+        """
+        rows, errors = planned.astype(np.int32), dict[int, InputError]()
+        missing = np.ones(len(rows), bool)
+        while missing.any():
+            images = self.caption_image[rows]
+            decode = functools.partial(self._decode, pixels, images)
+            wanted = np.unique(images[missing]).tolist()
+            results = decode_all(decode, wanted, self.on_bad_image, self.threads)
+            errors |= {image: error for image, error in results.items() if error}
+            missing = np.isin(images, list(errors))
+            rows[missing] = [self._next_usable(row, width, errors) for row in rows[missing].tolist()]
+        return rows, [str(error) for error in errors.values()]
+
+    def _next_usable(self, row: int, width: int, errors: dict[int, InputError]) -> int:
+        """The first row from `row` on whose image is not known to be unreadable and whose texts fit the width."""
         for candidate in itertools.chain(range(row, len(self.tokens)), range(row)):
-            if self.tokens[candidate, width:].any():
-                continue
-            if self.teacher_text and self._teacher_mask(candidate)[width:].any():
-                continue
-            image = int(self.caption_image[candidate])
-            if image not in decoded:
-                decoded |= self._decode([image])
-            if not isinstance(decoded[image], InputError):
+            too_long = self.tokens[candidate, width:].any() or (
+                self.teacher_text and self._teacher_mask(candidate)[width:].any()
+            )
+            if self.caption_image[candidate] not in errors and not too_long:
                 return candidate
-        error = next(result for result in decoded.values() if isinstance(result, InputError))
-        raise InputError(f"no caption left whose image can be read; the first error: {error}")
+        first = next(iter(errors.values()))
+        raise InputError(f"no caption left whose image can be read; the first error: {first}")
 
-    def _decode(self, images: list[int]) -> dict[int, Any]:
-        return decode_all(self._pixels, images, self.on_bad_image, self.threads)
+    def _decode(self, pixels: list[np.ndarray], images: np.ndarray, image: int) -> None:
+        """Writes an image to every place of it in `images`, at once: what is still in the cache copies fast."""
+        for batch, decoded in zip(pixels, self._pixels(image), strict=True):
+            batch[images == image] = decoded
 
-    def _pixels(self, image: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """What student and image teacher see."""
+    def _pixels(self, image: int) -> list[np.ndarray]:
+        """What the student sees and, where it needs pixels of its own, the image teacher."""
         if self.teacher_image_size is None:
-            return self.read_image(image, self.image_size)[0], None
+            return self.read_image(image, self.image_size)
         if (partner := int(self.teacher_image[image])) == image:
-            student, teacher = self.read_image(image, self.image_size, self.teacher_image_size)
-            return student, teacher
-        (student,), (teacher,) = (
-            self.read_image(image, self.image_size),
-            self.read_image(partner, self.teacher_image_size),
-        )
-        return student, teacher
+            return self.read_image(image, self.image_size, self.teacher_image_size)
+        return [
+            *self.read_image(image, self.image_size),
+            *self.read_image(partner, self.teacher_image_size),
+        ]
 
 
 def _load_images(
@@ -306,11 +320,17 @@ def _load_images(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Batch number -> numbers and padded pixels of the readable images, and what is wrong with the others."""
     wanted = range(batch * batch_size, min((batch + 1) * batch_size, count))
-    decoded = decode_all(lambda image: read_image(image, size)[0], wanted, on_bad_image, threads)
-    errors = [str(result) for result in decoded.values() if isinstance(result, InputError)]
-    pixels = {image: result for image, result in decoded.items() if not isinstance(result, InputError)}
-    padded = np.resize(list(pixels.values()), (batch_size, size, size, 3)) if pixels else np.empty(0)
-    return np.array(list(pixels), np.int32), padded, errors
+    pixels = np.empty((len(wanted), size, size, 3), np.uint8)
+
+    def load(image: int) -> None:
+        pixels[image - wanted.start] = read_image(image, size)[0]
+
+    results = decode_all(load, wanted, on_bad_image, threads)
+    errors = [str(error) for error in results.values() if error]
+    readable = np.array([image for image, error in results.items() if not error], np.int32)
+    if 0 < len(readable) < batch_size:
+        pixels = np.resize(pixels[readable - wanted.start], (batch_size, size, size, 3))
+    return readable, pixels, errors
 
 
 @functools.lru_cache(maxsize=2)

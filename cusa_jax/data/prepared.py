@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from cusa_jax.files import written_whole
 
 _MANIFEST = "prepared.json"
 _FORMAT = 1  # raise when the same source is prepared differently
+_OPENING = threading.Lock()  # two threads importing tensorflow-datasets at once can wait for each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,9 @@ class PreparedImages:
 
     def _stored(self, image: int) -> np.ndarray:
         try:
-            record = _records(self.folder, self.split)(image)
+            with _OPENING:
+                read = _records(self.folder, self.split)
+            record = read(image)
         except InputError:
             raise
         except Exception as error:  # ArrayRecord checks each chunk it reads

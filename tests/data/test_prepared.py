@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,23 @@ def test_batches_are_bit_equal_and_the_images_are_not_touched(source, prepared, 
     np.testing.assert_equal(again, evaluated)
     last = list(image_batches(found["val"].table, batch_size=4, image_size=SIZE, first_batch=2))
     np.testing.assert_equal(last, evaluated[2:])
+
+
+def test_threads_open_the_records_once(prepared, monkeypatch):
+    """Two at once would both import tensorflow-datasets, and at times hang."""
+    opened, open_records = [], records.open_records
+
+    def slowly(folder, split):
+        opened.append(split)
+        time.sleep(0.1)
+        return open_records(folder, split)
+
+    monkeypatch.setattr(records, "open_records", slowly)
+    read = splits(prepared)["val"].table.read_image
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: read(image, SIZE)[0], range(IMAGES)))
+    np.testing.assert_array_equal(found, [read(image, SIZE)[0] for image in range(IMAGES)])
+    assert opened == ["val"]
 
 
 @pytest.mark.parametrize("control", ["none", "shuffled"])
