@@ -238,20 +238,20 @@ def output(process: subprocess.Popen) -> str:
     return told
 
 
-def test_a_run_moves_between_numbers_of_processes_and_devices(tmp_path, data, undisturbed, launch):
-    """2 processes of 2 devices stop when one gets SIGTERM, and go on until one is killed; 1 of 8 ends the run."""
+def test_a_run_survives_a_killed_process_and_moves_to_other_devices(tmp_path, data, undisturbed, launch):
+    """4 processes of 2 devices: one is killed, all start again, one gets SIGTERM; 1 process of 8 ends the run."""
     workdir = tmp_path / "moved"
-    two = launch(2, 2, workdir, data, **{"sharding.fsdp": 2})
-    wait_for_step(two[0], 6)
-    two[1].send_signal(signal.SIGTERM)
-    told = [output(process) for process in two]
-    assert "saved; the same command continues" in told[0]
-
-    two = launch(2, 2, workdir, data, **{"sharding.fsdp": 2})
-    wait_for_step(two[0], 18)
-    for process in reversed(two):  # one dies, and the scheduler takes the other
+    killed = launch(4, 2, workdir, data, **{"sharding.fsdp": 2})
+    wait_for_step(killed[0], 6)
+    for process in reversed(killed):  # one dies, and the launcher ends the others, which cannot go on
         process.kill()
         process.wait()
+
+    stopped = launch(4, 2, workdir, data, **{"sharding.fsdp": 2})
+    wait_for_step(stopped[0], 14)
+    stopped[2].send_signal(signal.SIGTERM)
+    told = [output(process) for process in stopped]
+    assert "saved; the same command continues" in told[0]
 
     (one,) = launch(1, 8, workdir, data, **{"sharding.fsdp": 4})
     assert "continuing from step" in output(one)

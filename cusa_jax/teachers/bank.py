@@ -5,6 +5,9 @@ One folder per teacher:
     bank.json      the fingerprint of teacher files, samples and form, which must stay the same; the shape
     features.f32   float32 [N, D], row n the feature of sample n
     progress       batches finished so far; gone when the bank is complete
+
+Before the first step, not in passing during the first epoch: an epoch shows every image once per caption, so that the
+image teacher would run five times as often on five captions an image.
 """
 
 from __future__ import annotations
