@@ -79,6 +79,17 @@ def train_step(
     return TrainState(state.step + 1, params, model_state, opt_state), metrics
 
 
+def jitted(recipe: Recipe) -> Any:
+    """`train_step` under `recipe`, compiled, its state donated."""
+    step = functools.partial(train_step, recipe=recipe)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+
+
+def compiler_options() -> dict[str, str]:
+    """XLA for CPUs drops optimization barriers before it fuses, unless told not to; see `layers.gradient_in_memory`."""
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if jax.default_backend() == "cpu" else {}
+
+
 def frozen_features(
     teacher_params: Params, batch: Batch, recipe: Recipe
 ) -> tuple[jax.Array, jax.Array] | None:

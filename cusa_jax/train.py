@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from cusa_jax.evaluation.retrieval import metrics as split_metrics
 from cusa_jax.experiment import Experiment, build
 from cusa_jax.report.page import gather, write_report
 from cusa_jax.runlog import RunLog
-from cusa_jax.step import train_step
+from cusa_jax.step import jitted
 from cusa_jax.types import TrainState
 from cusa_jax.workdir import RESULTS, check_owner, claim, read_json, write_json
 
@@ -40,7 +39,7 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
         return read_json(workdir / RESULTS)["test"]
     run = build(config)
     claim(workdir, config)
-    step_function = jax.jit(functools.partial(train_step, recipe=run.recipe), donate_argnums=0)
+    step_function = jitted(run.recipe)
     evaluate = Evaluator(run.recipe.model, run.mesh, config)
 
     described = {"config": config.to_dict(), "clip": dataclasses.asdict(run.recipe.model.clip)}

@@ -1,6 +1,5 @@
 """The train step with and without its input pipeline, on the data and teachers of a configuration."""
 
-import functools
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +10,7 @@ from cusa_jax import sharding
 from cusa_jax.benchmark import measure
 from cusa_jax.benchmark.measure import Row
 from cusa_jax.experiment import build
-from cusa_jax.step import train_step
+from cusa_jax.step import jitted
 from cusa_jax.types import Batch
 
 
@@ -21,7 +20,7 @@ def rows(config: Any, batches: int, repeats: int) -> list[Row]:
     With perfect overlap both take as long as the slower of the two. A round starts the loader anew.
     """
     run = build(config)
-    step = jax.jit(functools.partial(train_step, recipe=run.recipe), donate_argnums=0)
+    step = jitted(run.recipe)
     state = run.initial_state()
 
     def load() -> Iterable[Batch]:

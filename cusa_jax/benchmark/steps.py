@@ -17,7 +17,7 @@ from cusa_jax.config import with_argument
 from cusa_jax.experiment import make_model, make_recipe
 from cusa_jax.models.clip import PRESETS
 from cusa_jax.models.dual_encoder import init_variables
-from cusa_jax.step import Recipe, init_state, train_step
+from cusa_jax.step import Recipe, init_state, jitted, train_step
 from cusa_jax.types import Batch, TrainState
 
 
@@ -53,8 +53,7 @@ class Plan:
     inputs: Batch
 
     def compile(self) -> Any:
-        step = functools.partial(train_step, recipe=self.recipe)
-        return jax.jit(step, donate_argnums=0).lower(*self.shapes).compile()
+        return jitted(self.recipe).lower(*self.shapes).compile()
 
     def flops(self) -> float:
         """Those that the mathematics ask for: without what remat, tiles and micro-batches compute again."""

@@ -65,6 +65,19 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, causal: bool) -> 
     return jnp.einsum("bhqk,bkhw->bqhw", weights, value)
 
 
+@jax.custom_vjp
+def gradient_in_memory(x: jax.Array) -> jax.Array:
+    """x, whose gradient is written to memory before it is used.
+
+    A residual stream's gradient is a sum over all later layers. XLA for CPUs fuses it into each of its uses and adds
+    the whole sum again there, so that a backward pass would cost the square of the depth.
+    """
+    return x
+
+
+gradient_in_memory.defvjp(lambda x: (x, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),))
+
+
 class Block(nn.Module):
     """x + attention(LN x), then x + MLP(LN x)."""
 
@@ -77,8 +90,10 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
+        x = gradient_in_memory(x)
         normed = LayerNorm(dtype=self.dtype, name="ln_1")(x)
         x = x + Attention(self.heads, self.causal, self.out_std, self.dtype, name="attn")(normed)
+        x = gradient_in_memory(x)
         hidden = LayerNorm(dtype=self.dtype, name="ln_2")(x)
         fc_init = nn.initializers.normal((2 * width) ** -0.5)
         hidden = nn.Dense(4 * width, kernel_init=fc_init, dtype=self.dtype, name="fc")(hidden)
