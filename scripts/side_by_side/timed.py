@@ -1,9 +1,9 @@
 """The train step of the PyTorch reference beside ours, on the same batch, timed in alternating rounds.
 
 Its step is what its `train` does with a batch (retrieval.py:213-231): the text teacher, forward, backward, AdamW; the
-image features are stored. Left out, in its favour: the tokenization and the chunks of 32 captions of
-SentenceTransformer.encode, DistributedDataParallel, and the text teacher of its contrastive step, which it runs
-without using it.
+image features are stored, and every caption is padded to 77 tokens, where ours are cut to the longest of the batch.
+Left out, in its favour: the tokenization and the chunks of 32 captions of SentenceTransformer.encode,
+DistributedDataParallel, and the text teacher of its contrastive step, which it runs without using it.
 """
 
 import contextlib
@@ -59,7 +59,8 @@ def _reference_steps(
     model, mpnet = original.model.train(), _mpnet(sizes).to(device)
     settings = modules["utils"].AttrDict(raw["optimizer"])
     optimizer = modules["optim"].create_optimizer(settings, model)
-    batch = synthetic.batch(config.batch_size, clip, sizes, "bank", "live")
+    padded = dataclasses.replace(sizes, student_tokens=clip.context_length)
+    batch = synthetic.batch(config.batch_size, clip, padded, "bank", "live")
     images, tokens = original.images(np.asarray(normalise(batch.image))), original.tensor(batch.tokens)
     numbers = original.tensor(batch.image_index)
     text = {name: original.tensor(ids) for name, ids in (batch.teacher_text or {}).items()}
