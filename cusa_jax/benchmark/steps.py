@@ -45,12 +45,12 @@ BASE = "contrastive"
 class Plan:
     """A step in shapes alone: one too large for this machine can still be compiled and counted.
 
-    shapes: of the arguments of `train_step`, state, teachers' parameters and batch.
+    shapes: of the arguments of `train_step`, state, teachers' parameters and batch. inputs: makes the batch.
     """
 
     recipe: Recipe
     shapes: tuple[Any, Any, Any]
-    inputs: Batch
+    inputs: Callable[[], Batch]
 
     def compile(self) -> Any:
         return jitted(self.recipe).lower(*self.shapes).compile()
@@ -69,7 +69,7 @@ class Plan:
         assert mesh is not None
         state = sharding.put_params(jax.jit(functools.partial(_fresh_state, self.recipe))(), mesh)
         frozen = synthetic.params(self.recipe.teachers, mesh)
-        batch = sharding.put_batch(self.inputs, mesh)
+        batch = jax.jit(self.inputs, out_shardings=sharding.batch_sharding(mesh))()
 
         def step() -> dict[str, jax.Array]:
             nonlocal state
@@ -85,10 +85,14 @@ def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
     model = make_model(config, PRESETS[config.model.name])
     teachers = synthetic.teachers(config, variant.image, variant.text, sizes, mesh)
     recipe = make_recipe(config, model, teachers, np.full(1000, config.optim.lr, np.float32), mesh)
-    inputs = synthetic.batch(config.batch_size, model.clip, sizes, variant.image, variant.text)
+    inputs = functools.partial(
+        synthetic.batch, config.batch_size, model.clip, sizes, variant.image, variant.text
+    )
     state = sharding.abstract_params(jax.eval_shape(functools.partial(_fresh_state, recipe)), mesh)
     split = sharding.batch_sharding(mesh)
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), inputs)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), jax.eval_shape(inputs)
+    )
     return Plan(recipe, (state, synthetic.shapes(teachers, mesh), batch), inputs)
 
 

@@ -41,25 +41,27 @@ TEACHERS = {
 
 
 def batch(rows: int, clip: ClipConfig, sizes: Sizes, image: Source | None, text: Source | None) -> Batch:
-    """`rows` samples, with the inputs of live teachers where these are."""
-    rng = np.random.default_rng(0)
+    """`rows` samples on device, with the inputs of live teachers where these are. Traceable."""
+    keys = iter(jax.random.split(jax.random.key(0), 4))
 
-    def pixels(size: int) -> np.ndarray:
-        return rng.integers(0, 256, (rows, size, size, 3), np.uint8)
+    def pixels(size: int) -> jax.Array:
+        return jax.random.bits(next(keys), (rows, size, size, 3), jnp.uint8)
 
-    ids = rng.integers(2, sizes.text.vocab_size, (rows, sizes.teacher_tokens), np.int32)
+    def tokens(vocabulary: int, length: int) -> jax.Array:
+        return jax.random.randint(next(keys), (rows, length), 2, vocabulary)
+
+    ids = tokens(sizes.text.vocab_size, sizes.teacher_tokens)
     own_pixels = image == "live" and sizes.image.image_size != clip.image_size
-    length = min(sizes.student_tokens, clip.context_length)
-    numbers = np.arange(rows, dtype=np.int32)
+    numbers = jnp.arange(rows)
     return Batch(
         image=pixels(clip.image_size),
-        tokens=rng.integers(2, clip.vocab_size, (rows, length), np.int32),
+        tokens=tokens(clip.vocab_size, min(sizes.student_tokens, clip.context_length)),
         image_index=numbers,
         caption_index=numbers,
         teacher_index_image=numbers,
         teacher_index_text=numbers,
         teacher_image=pixels(sizes.image.image_size) if own_pixels else None,
-        teacher_text={"input_ids": ids, "attention_mask": np.ones_like(ids)} if text == "live" else None,
+        teacher_text={"input_ids": ids, "attention_mask": jnp.ones_like(ids)} if text == "live" else None,
     )
 
 

@@ -59,11 +59,15 @@ def _reference_steps(
     model, mpnet = original.model.train(), _mpnet(sizes).to(device)
     settings = modules["utils"].AttrDict(raw["optimizer"])
     optimizer = modules["optim"].create_optimizer(settings, model)
+
+    def tensor(array: Any) -> torch.Tensor:
+        return original.tensor(np.array(array))
+
     padded = dataclasses.replace(sizes, student_tokens=clip.context_length)
     batch = synthetic.batch(config.batch_size, clip, padded, "bank", "live")
-    images, tokens = original.images(np.asarray(normalise(batch.image))), original.tensor(batch.tokens)
-    numbers = original.tensor(batch.image_index)
-    text = {name: original.tensor(ids) for name, ids in (batch.teacher_text or {}).items()}
+    images, tokens = original.images(np.asarray(normalise(batch.image))), tensor(batch.tokens)
+    numbers = tensor(batch.image_index)
+    text = {name: tensor(ids) for name, ids in (batch.teacher_text or {}).items()}
     features = torch.randn(config.batch_size, sizes.image.patches * sizes.image.dim)
 
     def step(encode: Callable[..., Any], teach: Callable[..., Any], precision: Any) -> float:
