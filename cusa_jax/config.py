@@ -183,7 +183,7 @@ def validate(config: Any) -> None:
         raise InputError(
             f"config.schedule.min_lr={config.schedule.min_lr} exceeds optim.lr={config.optim.lr}"
         )
-    _check_loss(config)
+    check_loss(config)
     _check_teachers(config)
 
 
@@ -219,7 +219,8 @@ def _check_keys(values: dict[str, Any]) -> None:
             raise InputError(f"config lacks the key '{key}' (default {default!r})")
 
 
-def _check_loss(config: Any) -> None:
+def check_loss(config: Any) -> None:
+    """Raises InputError where weights, batch, local groups and tiles do not go together."""
     loss = config.loss
     weights = {term: loss[term].weight for term in ("contrastive", "csa", "usa")}
     if not any(weights.values()):

@@ -54,19 +54,11 @@ class Experiment:
 def build(config: Any) -> Experiment:
     """Reads the data and the weights that `config` names. Raises InputError for whatever is wrong with them."""
     mesh = sharding.make_mesh(config.sharding.fsdp)
-    if config.batch_size % (mesh.size * config.accumulate):
-        raise InputError(
-            f"config.batch_size={config.batch_size} does not split over {mesh.size} devices in "
-            f"accumulate={config.accumulate} equal parts"
-        )
+    check_batch(config, mesh)
     if not config.data.world.train:  # what takes no time is checked first
         for split in ("train", "val", "test"):
             find_captions(Path(config.data.path), split)
     model, variables = build_model(config)
-    if config.accumulate > 1 and len(variables) > 1:
-        raise InputError(
-            f"config.accumulate={config.accumulate}: a ResNet's BatchNorm would see parts of a batch; set accumulate=1"
-        )
     splits = load_splits(config, model.clip)
     train = splits["train"]
     steps_per_epoch = len(train.captions) // config.batch_size
@@ -94,10 +86,26 @@ def build(config: Any) -> Experiment:
     )
 
 
+def check_batch(config: Any, mesh: Mesh) -> None:
+    """Raises InputError where a batch does not split over the devices and its micro-batches."""
+    if config.batch_size % (mesh.size * config.accumulate):
+        raise InputError(
+            f"config.batch_size={config.batch_size} does not split over {mesh.size} devices in "
+            f"accumulate={config.accumulate} equal parts"
+        )
+
+
 def make_recipe(
     config: Any, model: DualEncoder, teachers: Teachers | None, learning_rates: Any, mesh: Mesh
 ) -> Recipe:
-    """learning_rates: float32 [steps], one for each."""
+    """What a step of `config` is specialised to. learning_rates: float32 [steps], one for each.
+
+    Raises InputError for a ResNet in micro-batches.
+    """
+    if config.accumulate > 1 and model.clip.resnet_blocks:
+        raise InputError(
+            f"config.accumulate={config.accumulate}: a ResNet's BatchNorm would see parts of a batch; set accumulate=1"
+        )
     specs = temperatures.temperatures(config.loss)
     return Recipe(
         model=model,
@@ -122,7 +130,7 @@ def load_splits(config: Any, clip: ClipConfig) -> dict[str, Split]:
 
 
 def read_split(config: Any, name: str, clip: ClipConfig) -> Split:
-    """One split of the dataset at `config.data.path`."""
+    """One split of the dataset at `config.data.path`, for a model of these sizes."""
     return load_split(
         config.data.path,
         name,

@@ -1,4 +1,4 @@
-"""One training step and the encoding passes: pure functions, jitted by the caller."""
+"""One training step and the encoding passes: pure functions, and how the step is compiled."""
 
 import dataclasses
 import functools
@@ -79,15 +79,15 @@ def train_step(
     return TrainState(state.step + 1, params, model_state, opt_state), metrics
 
 
-def jitted(recipe: Recipe) -> Any:
-    """`train_step` under `recipe`, compiled, its state donated."""
-    step = functools.partial(train_step, recipe=recipe)
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
-
-
-def compiler_options() -> dict[str, str]:
-    """XLA for CPUs drops optimization barriers before it fuses, unless told not to; see `layers.gradient_in_memory`."""
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if jax.default_backend() == "cpu" else {}
+def jitted(recipe: Recipe, donate: bool = True) -> Any:
+    """`train_step` under `recipe`, compiled when first called. donate: the state given is gone afterwards."""
+    # XLA for CPUs drops optimization barriers before it fuses: `layers.gradient_in_memory` needs them.
+    on_cpu = jax.default_backend() == "cpu"
+    return jax.jit(
+        functools.partial(train_step, recipe=recipe),
+        donate_argnums=0 if donate else (),
+        compiler_options={"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu else {},
+    )
 
 
 def frozen_features(

@@ -19,28 +19,32 @@ import jax
 import numpy as np
 from absl import flags
 
-from cusa_jax.benchmark import loss, measure, pipeline, steps, synthetic
+from cusa_jax.benchmark import inputs, losses, measure, steps, synthetic
 from cusa_jax.benchmark.measure import Row
 from cusa_jax.command import run
 from cusa_jax.config import with_argument
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS
 
-TABLES = ("step", "losses", "input", "against")
+TABLES = ("step", "losses", "input")
 TABLE = flags.DEFINE_multi_enum(
     "table", ["step", "losses"], TABLES, "What to measure; may be repeated, as others."
 )
 OUT = flags.DEFINE_string("out", "runs/bench.json", "JSON file for the tables.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds; 0 runs nothing, but plans and counts.", lower_bound=0)
-MATMUL = flags.DEFINE_integer("matmul", 4096, "Side of the matrices that a device's rate is measured with.")
+MATMUL = flags.DEFINE_integer(
+    "matmul", 4096, "Side of the matrices that a device's rate is measured with.", lower_bound=1
+)
 
 MODEL = flags.DEFINE_multi_enum("model", [], list(PRESETS), "Instead of config.model.name.")
 BATCH = flags.DEFINE_multi_integer("batch", [], "Instead of config.batch_size.", lower_bound=2)
-TOKENS = flags.DEFINE_multi_integer("tokens", [77], "Of the student's captions.", lower_bound=2)
+TOKENS = flags.DEFINE_multi_integer(
+    "tokens", [77], "Of the student's captions.", lower_bound=2, upper_bound=77
+)
 TEACHER_TOKENS = flags.DEFINE_integer("teacher_tokens", 20, "Of the teacher's captions.", lower_bound=2)
 TEACHERS = flags.DEFINE_enum("teachers", "real", list(synthetic.TEACHERS), "Their sizes.")
 STEP = flags.DEFINE_multi_enum(
-    "step", list(steps.VARIANTS)[:5], list(steps.VARIANTS), "Rows of the step table."
+    "step", list(steps.VARIANTS), list(steps.VARIANTS), "Rows of the step table; all are in memory at once."
 )
 
 ROWS = flags.DEFINE_multi_integer("rows", [1024, 4096], "Batch sizes of the losses table.", lower_bound=2)
@@ -51,15 +55,17 @@ TILE = flags.DEFINE_integer(
 DENSE_UP_TO = flags.DEFINE_integer("dense_up_to", 16384, "Rows above which it runs the tiled losses only.")
 
 BATCHES = flags.DEFINE_integer("batches", 20, "Of a round of the input table.", lower_bound=1)
-AGAINST = flags.DEFINE_string("against", "", "Checkout of the PyTorch reference (requirements-parity.txt).")
+AGAINST = flags.DEFINE_string("against", "", "Instead of tables: time a checkout of the PyTorch reference.")
 
 
 def main(config: Any, _config_name: str) -> None:
-    if AGAINST.value:  # two libraries share the device's memory
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     makers = {"step": step_rows, "losses": losses_rows, "input": input_rows, "against": against_rows}
     tables: dict[str, list[Row]] = {}
     for name in ["against"] if AGAINST.value else TABLE.value:
+        if name in ("input", "against") and not REPEATS.value:
+            raise InputError(
+                f"--repeats=0 plans and counts, and there is nothing to plan in the {name} table"
+            )
         for rows in makers[name](config):
             tables[name] = tables.get(name, []) + rows
             measure.write(Path(OUT.value), tables)  # a long measurement that is stopped leaves what it has
@@ -75,37 +81,38 @@ def step_rows(config: Any) -> Iterator[list[Row]]:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            print(
-                f"{setting.model.name}: a batch of {setting.batch_size} does not fit", end="\n\n", flush=True
-            )
+            told = f"{len(STEP.value)} steps of {setting.batch_size} rows do not fit; try fewer --step"
+            print(f"{setting.model.name}: {told}", end="\n\n", flush=True)
 
 
 def losses_rows(config: Any) -> Iterator[list[Row]]:
     for batch in ROWS.value:
         dense = batch <= DENSE_UP_TO.value
-        yield [
-            loss.row(
-                config.loss, batch, width=WIDTH.value, tile=TILE.value, dense=dense, repeats=REPEATS.value
-            )
-        ]
+        options = {"width": WIDTH.value, "tile": TILE.value, "dense": dense, "repeats": REPEATS.value}
+        yield [losses.row(config.loss, batch, **options)]
 
 
 def input_rows(config: Any) -> Iterator[list[Row]]:
-    yield pipeline.rows(config, BATCHES.value, max(REPEATS.value, 1))
+    yield inputs.rows(config, BATCHES.value, REPEATS.value)
 
 
 def against_rows(config: Any) -> Iterator[list[Row]]:
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two libraries share the device's memory
     try:
-        from side_by_side import timed
+        from side_by_side import original, timed
     except ImportError as error:
         raise InputError(f"{error}: pip install -r requirements-parity.txt") from error
+    checkout = Path(AGAINST.value)
+    modules = original.import_reference(checkout.resolve())
     for setting, sizes in _settings(config):
-        yield timed.rows(setting, sizes, Path(AGAINST.value), max(REPEATS.value, 1))
+        yield timed.rows(modules, checkout, setting, sizes, REPEATS.value)
 
 
 def _settings(config: Any) -> Iterator[tuple[Any, synthetic.Sizes]]:
     """Configuration and sizes of the teachers for every model, batch and length."""
     teachers = synthetic.TEACHERS[TEACHERS.value]
+    if config.model.name == "auto" and not MODEL.value:
+        raise InputError("config.model.name='auto' has no sizes without weights: name one, --model=vit_b_32")
     for model in MODEL.value or [config.model.name]:
         for tokens in TOKENS.value:
             for batch in BATCH.value or [config.batch_size]:

@@ -1,7 +1,6 @@
 """Measuring: time in alternating rounds, counted FLOPs, planned memory, the device's matmul rate."""
 
 import dataclasses
-import json
 import math
 import statistics
 import time
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cusa_jax.files import written_whole
+from cusa_jax.workdir import write_json
 
 Row = dict[str, Any]
 
@@ -44,11 +43,9 @@ def peak_mebibytes(compiled: Any) -> float:
 def time_rounds(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Time]:
     """Times every variant in `repeats` rounds of one call of each, so that drift meets all alike.
 
-    One call of each comes first, unmeasured; with repeats=0 none is called. A call returns arrays, which are
-    waited for, or anything that is ready when it returns.
+    One call of each comes first, unmeasured. A call returns arrays, which are waited for, or anything that is ready
+    when it returns. repeats: at least 1.
     """
-    if not repeats:
-        return {name: Time() for name in variants}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for call in variants.values():
         jax.block_until_ready(call())
@@ -83,8 +80,7 @@ def write(path: Path, tables: Mapping[str, Sequence[Row]]) -> None:
         for name, rows in tables.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as fresh:
-        fresh.write_text(json.dumps({"machine": machine, **known}, indent=2) + "\n")
+    write_json(path, {"machine": machine, **known})
 
 
 def _unknown(value: Any) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +10,12 @@ import numpy as np
 
 from cusa_jax import sharding
 from cusa_jax.benchmark import measure, synthetic
+from cusa_jax.benchmark.losses import with_tile
 from cusa_jax.benchmark.measure import Row, Time
 from cusa_jax.benchmark.synthetic import Sizes, Source
-from cusa_jax.config import with_argument
-from cusa_jax.experiment import make_model, make_recipe
+from cusa_jax.config import LOSSES, check_loss, with_argument
+from cusa_jax.errors import InputError
+from cusa_jax.experiment import check_batch, make_model, make_recipe
 from cusa_jax.models.clip import PRESETS
 from cusa_jax.models.dual_encoder import init_variables
 from cusa_jax.step import Recipe, init_state, jitted, train_step
@@ -58,17 +59,18 @@ class Plan:
     def flops(self) -> float:
         """Those that the mathematics ask for: without what remat, tiles and micro-batches compute again."""
         recipe = self.recipe
-        loss = recipe.loss.copy_and_resolve_references()
-        loss.tile = 0
-        plain = dataclasses.replace(recipe, micro_batches=1, model=recipe.model.clone(remat=False), loss=loss)
+        plain = dataclasses.replace(
+            recipe, micro_batches=1, model=recipe.model.clone(remat=False), loss=with_tile(recipe.loss, 0)
+        )
         return measure.flops(functools.partial(train_step, recipe=plain), *self.shapes)
 
     def start(self, compiled: Any) -> Callable[[], dict[str, jax.Array]]:
         """Makes state, teachers and batch, all random, and returns a function that takes a step."""
         mesh = self.recipe.mesh
         assert mesh is not None
-        state = sharding.put_params(jax.jit(functools.partial(_fresh_state, self.recipe))(), mesh)
-        frozen = synthetic.params(self.recipe.teachers, mesh)
+        placed = jax.tree.map(lambda leaf: leaf.sharding, self.shapes[:2])
+        state = jax.jit(functools.partial(_fresh_state, self.recipe), out_shardings=placed[0])()
+        frozen = jax.jit(functools.partial(synthetic.draw, self.shapes[1]), out_shardings=placed[1])()
         batch = jax.jit(self.inputs, out_shardings=sharding.batch_sharding(mesh))()
 
         def step() -> dict[str, jax.Array]:
@@ -80,8 +82,15 @@ class Plan:
 
 
 def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
+    """Raises InputError where `config` lacks a loss of the variant, or its batch does not split as it asks for."""
     config = with_argument(config.copy_and_resolve_references(), f"loss={variant.losses}")
     mesh = sharding.make_mesh(config.sharding.fsdp)
+    check_loss(config)
+    check_batch(config, mesh)
+    if off := [term for term in LOSSES[variant.losses] if not config.loss[term].weight]:
+        raise InputError(
+            f"config.loss.{off[0]}.weight is 0, and a step with it is to be measured; leave it as it is"
+        )
     model = make_model(config, PRESETS[config.model.name])
     teachers = synthetic.teachers(config, variant.image, variant.text, sizes, mesh)
     recipe = make_recipe(config, model, teachers, np.full(1000, config.optim.lr, np.float32), mesh)
@@ -114,10 +123,11 @@ def rows(config: Any, names: Sequence[str], sizes: Sizes, repeats: int, rate: fl
     plans = {name: plan(config, VARIANTS[name], sizes) for name in names}
     compiled = {name: planned.compile() for name, planned in plans.items()}
     calls = {name: planned.start(compiled[name]) for name, planned in plans.items()} if repeats else {}
-    times = measure.time_rounds(calls, repeats) or dict.fromkeys(names, Time())
-    base = times[BASE].seconds if BASE in times else math.nan
+    times = measure.time_rounds(calls, repeats) if repeats else {}
+    base = times.get(BASE, Time()).seconds
     found = []
-    for name, time in times.items():
+    for name in names:
+        time = times.get(name, Time())
         flops = plans[name].flops()
         found.append({
             "model": config.model.name, "dtype": config.model.dtype, "batch": config.batch_size,

@@ -1,12 +1,11 @@
 """Random inputs, and random teachers of the paper's sizes: what a benchmark has in place of data and weights."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from cusa_jax import sharding
@@ -33,11 +32,21 @@ class Sizes:
 
 
 TEACHERS = {
-    "real": Sizes(
-        UnicomConfig(224, 32, 768, 12, 12), MPNetConfig(30527, 768, 12, 12, 3072, 514, 32, 1e-5, 1)
+    "real": Sizes(  # UNICOM ViT-B/32 and all-mpnet-base-v2, the paper's
+        UnicomConfig(image_size=224, patch_size=32, dim=768, depth=12, num_heads=12),
+        MPNetConfig(
+            vocab_size=30527, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
+            max_position_embeddings=514, relative_attention_num_buckets=32, layer_norm_eps=1e-5, pad_token_id=1,
+        ),
     ),
-    "toy": Sizes(UnicomConfig(32, 8, 64, 2, 2), MPNetConfig(1000, 64, 2, 2, 256, 130, 32, 1e-5, 1)),
-}
+    "toy": Sizes(
+        UnicomConfig(image_size=32, patch_size=8, dim=64, depth=2, num_heads=2),
+        MPNetConfig(
+            vocab_size=1000, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256,
+            max_position_embeddings=130, relative_attention_num_buckets=32, layer_norm_eps=1e-5, pad_token_id=1,
+        ),
+    ),
+}  # fmt: skip
 
 
 def batch(rows: int, clip: ClipConfig, sizes: Sizes, image: Source | None, text: Source | None) -> Batch:
@@ -68,7 +77,7 @@ def batch(rows: int, clip: ClipConfig, sizes: Sizes, image: Source | None, text:
 def teachers(
     config: Any, image: Source | None, text: Source | None, sizes: Sizes, mesh: Mesh
 ) -> Teachers | None:
-    """Teachers whose params are shapes, which `params` fills; None where `image` is."""
+    """Teachers whose params are shapes, to be filled by `draw`; None where `image` is."""
     if image is None:
         return None
     width = config.teacher.bank_width or sizes.image.patches * sizes.image.dim
@@ -80,24 +89,19 @@ def teachers(
     )
 
 
-def params(teachers: Teachers | None, mesh: Mesh) -> Params:
-    """Random parameters {'image': …, 'text': …} on the mesh; None without teachers."""
-    if teachers is None:
-        return None
-    rng = np.random.default_rng(1)
-
-    def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        def part(index: Any) -> np.ndarray:
-            shape = np.empty(leaf.shape, bool)[index].shape
-            return rng.uniform(-0.03, 0.03, shape).astype(leaf.dtype)
-
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
-
-    return jax.tree.map(fill, shapes(teachers, mesh))
+def draw(shapes: Params) -> Params:
+    """Random parameters of these shapes. Traceable."""
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(jax.random.key(1), max(len(leaves), 1))[: len(leaves)]
+    drawn = [
+        jax.random.uniform(key, leaf.shape, leaf.dtype, -0.03, 0.03)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, drawn)
 
 
 def shapes(teachers: Teachers | None, mesh: Mesh) -> Params:
-    """What `params` makes, as ShapeDtypeStructs."""
+    """Their parameters {'image': …, 'text': …} on the mesh as ShapeDtypeStructs; None without teachers."""
     if teachers is None:
         return None
     return {
@@ -127,12 +131,11 @@ def _live_text(sizes: MPNetConfig, config: Any) -> Teacher:
 
 
 def _shapes(family: str, sizes: Any) -> Params:
-    init: Callable[[], Params] = lambda: own.FAMILIES[family].init(sizes)  # noqa: E731
-    return jax.eval_shape(init)
+    return jax.eval_shape(functools.partial(own.FAMILIES[family].init, sizes))
 
 
 def _bank(config: Any, mesh: Mesh, width: int) -> Teacher:
-    """With a row for each sample of a batch: how many more there are changes nothing in the time."""
+    """With a row for each sample of a batch: more change nothing in the time, and add only themselves to the memory."""
     rows = sharding.round_up(config.batch_size, mesh.size)
     dtype = jnp.dtype(config.teacher.bank_dtype)
     features = jax.ShapeDtypeStruct((rows, width), dtype, sharding=sharding.batch_sharding(mesh))

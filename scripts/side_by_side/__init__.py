@@ -1,1 +1,4 @@
-"""The PyTorch reference and this package on the same weights and inputs; what scripts/parity.py compares."""
+"""The PyTorch reference and this package on the same weights and inputs.
+
+What scripts/parity.py compares, and scripts/bench.py --against times.
+"""

@@ -1,4 +1,4 @@
-"""The PyTorch reference, imported from a checkout and run on a CPU in one process.
+"""The PyTorch reference, imported from a checkout and run in one process.
 
 What keeps it from that is supplied here, and nothing of its model, losses, optimiser, schedule or metrics is
 replaced: `pkg_resources`, gone from setuptools (clip/clip.py:6); `sentence_transformers`, of which only
@@ -33,7 +33,7 @@ MODULES = ("clip.clip", "clip.model", "dataset.cross_coco_dataset", "dataset.uti
 def import_reference(checkout: Path) -> dict[str, Any]:
     """{name: module} of the checkout's code. Raises InputError where there is no such checkout."""
     if not (checkout / "unire" / "model.py").is_file():
-        raise InputError(f"--reference={checkout}: no checkout of github.com/lerogo/aaai24_itr_cusa")
+        raise InputError(f"{checkout}: no checkout of github.com/lerogo/aaai24_itr_cusa")
     sys.path.insert(0, str(checkout))
     _supply("pkg_resources", packaging=packaging)
     _supply("sentence_transformers", util=types.SimpleNamespace(cos_sim=_cos_sim), SentenceTransformer=None)

@@ -15,11 +15,12 @@ from flax import traverse_util
 from cusa_jax import optim, sharding, similarity, temperatures
 from cusa_jax.data.splits import load_split
 from cusa_jax.evaluation.retrieval import Evaluator
+from cusa_jax.experiment import make_model
 from cusa_jax.models.clip import ClipConfig
-from cusa_jax.models.dual_encoder import DualEncoder, init_variables
+from cusa_jax.models.dual_encoder import init_variables
 from cusa_jax.models.layers import Block
 from cusa_jax.models.resnet import Bottleneck
-from cusa_jax.step import Recipe, init_state, train_step
+from cusa_jax.step import Recipe, init_state, jitted
 from cusa_jax.types import Batch, Embeddings, Params, Teacher, Teachers, TrainState
 from cusa_jax.weights import openai, reference
 from cusa_jax.weights.torch_layout import from_torch, to_torch
@@ -40,12 +41,7 @@ class Ours:
     ):
         self.config = config = reference.config_of(raw, "the reference's YAML")
         self.dtype = np.dtype(np.float64 if x64 else np.float32)
-        model = DualEncoder(
-            sizes,
-            cross_heads=config.loss.contrastive.weight > 0 or config.loss.csa.weight > 0,
-            uni_heads=config.loss.usa.weight > 0,
-            dtype=self.dtype,
-        )
+        model = make_model(config, sizes).clone(dtype=self.dtype)
         heads = {f"params/{name}/ln": f"ln_{name}_projection" for name in HEADS}
         heads |= {f"params/{name}/linear": f"{name}_projection" for name in HEADS}
         self.table = openai.variables_table(sizes, prefix="clip_model.") | heads
@@ -138,7 +134,7 @@ class Ours:
         return Evaluator(model, mesh, self.config)(self.state.variables, split)
 
     def _step(self, recipe: Recipe) -> Any:
-        return jax.jit(functools.partial(train_step, recipe=recipe))
+        return jitted(recipe, donate=False)
 
     def _inputs(self, batch: Any) -> tuple[Params, Batch]:
         rows = np.arange(len(batch.tokens), dtype=np.int32)

@@ -1,9 +1,10 @@
-"""The train step of the PyTorch reference beside ours, on the same batch, timed in alternating rounds.
+"""The train step of the PyTorch reference beside ours, on as many samples, timed in alternating rounds.
 
 Its step is what its `train` does with a batch (retrieval.py:213-231): the text teacher, forward, backward, AdamW; the
 image features are stored, and every caption is padded to 77 tokens, where ours are cut to the longest of the batch.
-Left out, in its favour: the tokenization and the chunks of 32 captions of SentenceTransformer.encode,
-DistributedDataParallel, and the text teacher of its contrastive step, which it runs without using it.
+Left out, in its favour: copies to the device, the tokenization and the chunks of 32 captions of
+SentenceTransformer.encode, DistributedDataParallel, and the text teacher of its contrastive step, which it runs
+without using it. On a GPU both may multiply in TensorFloat-32, which is JAX's default and not PyTorch's.
 """
 
 import contextlib
@@ -23,16 +24,19 @@ from cusa_jax.benchmark.measure import Row
 from cusa_jax.benchmark.synthetic import Sizes
 from cusa_jax.data.images import normalise
 from cusa_jax.models.clip import PRESETS
-from side_by_side.original import Original, import_reference
+from side_by_side.original import Original
 
 # Our variant and the reference's YAML for it.
 PAIRS = {"contrastive": "only_contrastive.yaml", "cusa-live-text": "cusa.yaml"}
 YAMLS = Path("configs/vitb32/flickr")
 
 
-def rows(config: Any, sizes: Sizes, checkout: Path, repeats: int) -> list[Row]:
-    """Ours as `config` has it; the reference in float32, and in bfloat16 (autocast), as it is and compiled."""
-    modules = import_reference(checkout.resolve())
+def rows(modules: dict[str, Any], checkout: Path, config: Any, sizes: Sizes, repeats: int) -> list[Row]:
+    """Ours as `config` has it; the reference in float32, and in bfloat16 (autocast), as it is and compiled.
+
+    modules: of `original.import_reference(checkout)`.
+    """
+    torch.set_float32_matmul_precision("high")
     found = []
     for name, file in PAIRS.items():
         ours = f"ours, {config.model.dtype}"
@@ -40,8 +44,10 @@ def rows(config: Any, sizes: Sizes, checkout: Path, repeats: int) -> list[Row]:
         raw = yaml.safe_load((checkout / YAMLS / file).read_text(encoding="utf8"))
         calls |= _reference_steps(modules, raw, config, sizes, teacher=name != "contrastive")
         times = measure.time_rounds(calls, repeats)
+        padded = PRESETS[config.model.name].context_length
         found += [
-            {"model": config.model.name, "batch": config.batch_size, "tokens": sizes.student_tokens, "step": name,
+            {"model": config.model.name, "batch": config.batch_size,
+             "tokens": sizes.student_tokens if label == ours else padded, "step": name,
              "of": label, "s": time.seconds, "± s": time.spread, "pairs/s": config.batch_size / time.seconds,
              "ours takes ×": times[ours].seconds / time.seconds}
             for label, time in times.items()
@@ -68,11 +74,11 @@ def _reference_steps(
     images, tokens = original.images(np.asarray(normalise(batch.image))), tensor(batch.tokens)
     numbers = tensor(batch.image_index)
     text = {name: tensor(ids) for name, ids in (batch.teacher_text or {}).items()}
-    features = torch.randn(config.batch_size, sizes.image.patches * sizes.image.dim)
+    features = torch.randn(config.batch_size, sizes.image.patches * sizes.image.dim, device=device)
 
     def step(encode: Callable[..., Any], teach: Callable[..., Any], precision: Any) -> float:
         with precision:
-            soft = (features.to(device), _mean(teach, text)) if teacher else (None, None)
+            soft = (features, _mean(teach, text)) if teacher else (None, None)
             terms = encode(images, tokens, *soft, epoch=0, idx=numbers)
         loss = sum(terms)
         optimizer.zero_grad()

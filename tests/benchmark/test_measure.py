@@ -13,14 +13,8 @@ from cusa_jax.benchmark import measure
 
 def test_rounds_alternate_after_one_call_of_each_unmeasured():
     calls = []
-    times = measure.time_rounds({name: functools.partial(calls.append, name) for name in "ab"}, repeats=2)
+    measure.time_rounds({name: functools.partial(calls.append, name) for name in "ab"}, repeats=2)
     assert calls == ["a", "b", "a", "b", "a", "b"]
-    assert all(time.seconds >= 0 and time.spread >= 0 for time in times.values())
-
-
-def test_nothing_is_called_in_no_rounds():
-    times = measure.time_rounds({"a": lambda: pytest.fail("called")}, repeats=0)
-    assert math.isnan(times["a"].seconds)
 
 
 def test_median_and_spread(monkeypatch):

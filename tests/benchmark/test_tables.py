@@ -1,11 +1,13 @@
 """The tables of scripts/bench.py at toy sizes: the steps are real ones, and their FLOPs those of the mathematics."""
 
+import itertools
 import math
 
 import pytest
 
-from cusa_jax.benchmark import loss, pipeline, steps, synthetic
+from cusa_jax.benchmark import inputs, losses, steps, synthetic
 from cusa_jax.config import default_config
+from cusa_jax.errors import InputError
 
 SIZES = synthetic.TEACHERS["toy"]
 
@@ -45,15 +47,32 @@ def test_rows_that_are_only_planned():
 
 
 def test_dense_and_tiled_losses_agree():
-    row = loss.row(config().loss, 64, width=8, tile=16, dense=True, repeats=1)
+    row = losses.row(config().loss, 64, width=8, tile=16, dense=True, repeats=1)
     assert 0 < row["max error"] < 1e-5
     assert row["time ratio"] > 0
 
 
-def test_input_rows(tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"loss.negatives": "local", "loss.local_batch": 12}, "not a multiple of loss.local_batch=12"),
+        ({"batch_size": 36}, "does not split over 8 devices"),
+        ({"loss.usa.weight": 0.0}, "config.loss.usa.weight is 0"),
+        ({"model.name": "rn50", "accumulate": 2}, "BatchNorm would see parts of a batch"),
+    ],
+)
+def test_a_step_that_is_not_the_one_meant_is_refused(changed, message):
+    with pytest.raises(InputError, match=message):
+        steps.plan(config(**changed), steps.VARIANTS["cusa-live"], SIZES)
+
+
+def test_input_rows(tmp_path, monkeypatch):
+    """A round of each part takes 6 seconds here, for two batches."""
+    clock = itertools.count(0, 6)
+    monkeypatch.setattr(inputs.measure.time, "perf_counter", lambda: next(clock))
     world = {"data.world.train": 40, "data.world.val": 8, "data.world.test": 8}
     without_teachers = {"loss.csa.weight": 0.0, "loss.usa.weight": 0.0}
     settings = config(batch_size=16, **{"data.path": str(tmp_path)}, **world, **without_teachers)
-    rows = pipeline.rows(settings, batches=2, repeats=1)
+    rows = inputs.rows(settings, batches=2, repeats=1)
     assert [row["part"] for row in rows] == ["input alone", "step alone", "step with input"]
-    assert all(row["pairs/s"] == pytest.approx(16 / row["s"]) for row in rows)
+    assert all((row["s"], row["pairs/s"], row["× step alone"]) == (3, 16 / 3, 1) for row in rows)

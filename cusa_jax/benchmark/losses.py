@@ -21,14 +21,14 @@ def row(loss: Any, batch: int, *, width: int, tile: int, dense: bool, repeats: i
     taus = temperatures.clamp(temperatures.init(specs), specs)
     arguments = features[:4], features[4:], ids, taus
     compiled = {
-        name: jax.jit(jax.value_and_grad(functools.partial(_of_features, loss=_tiled(loss, side)), argnums=(0, 3)))
+        name: jax.jit(jax.value_and_grad(functools.partial(_of_features, loss=with_tile(loss, side)), argnums=(0, 3)))
         .lower(*arguments)
         .compile()
         for name, side in (("dense", 0), ("tiled", tile))
         if name == "tiled" or dense
     }  # fmt: skip
     calls = {name: functools.partial(function, *arguments) for name, function in compiled.items()}
-    times = measure.time_rounds(calls, repeats)
+    times = measure.time_rounds(calls, repeats) if repeats else {}
     found: Row = {"batch": batch, "width": width}
     for name in ("dense", "tiled"):
         time = times.get(name, Time())
@@ -39,7 +39,8 @@ def row(loss: Any, batch: int, *, width: int, tile: int, dense: bool, repeats: i
     return found
 
 
-def _tiled(loss: Any, side: int) -> Any:
+def with_tile(loss: Any, side: int) -> Any:
+    """`config.loss` computed in tiles of `side`; 0 is dense."""
     loss = loss.copy_and_resolve_references()
     loss.tile = side
     return loss

@@ -1,7 +1,7 @@
 """The train step with and without its input pipeline, on the data and teachers of a configuration."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax
 from cusa_jax import sharding
 from cusa_jax.benchmark import measure
 from cusa_jax.benchmark.measure import Row
+from cusa_jax.config import validate
 from cusa_jax.experiment import build
 from cusa_jax.step import jitted
 from cusa_jax.types import Batch
@@ -19,13 +20,15 @@ def rows(config: Any, batches: int, repeats: int) -> list[Row]:
 
     With perfect overlap both take as long as the slower of the two. A round starts the loader anew.
     """
+    validate(config)
     run = build(config)
     step = jitted(run.recipe)
     state = run.initial_state()
 
-    def load() -> Iterable[Batch]:
+    def load() -> Iterator[Batch]:
         run.batches.set_state({"step": 0})
-        return itertools.islice(run.batches, batches)
+        yield from itertools.islice(run.batches, batches)
+        run.batches.close()  # what it would prefetch disturbs what is timed next
 
     def train(source: Iterable[Batch]) -> dict[str, jax.Array]:
         nonlocal state
@@ -40,7 +43,6 @@ def rows(config: Any, batches: int, repeats: int) -> list[Row]:
         "step with input": lambda: train(load()),
     }
     times = measure.time_rounds(calls, repeats)
-    run.batches.close()
     pairs = batches * config.batch_size
     return [
         {"part": name, "batch": config.batch_size, "s": time.seconds / batches, "± s": time.spread / batches,
