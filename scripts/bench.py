@@ -10,6 +10,7 @@ what the compiler plans. But for `input`, samples and teachers are random, of th
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,8 +89,8 @@ def step_rows(config: Any) -> Iterator[list[Row]]:
 def losses_rows(config: Any) -> Iterator[list[Row]]:
     for batch in ROWS.value:
         dense = batch <= DENSE_UP_TO.value
-        options = {"width": WIDTH.value, "tile": TILE.value, "dense": dense, "repeats": REPEATS.value}
-        yield [losses.row(config.loss, batch, **options)]
+        row = functools.partial(losses.row, width=WIDTH.value, tile=TILE.value, repeats=REPEATS.value)
+        yield [row(config.loss, batch, dense=dense)]
 
 
 def input_rows(config: Any) -> Iterator[list[Row]]:
