@@ -100,7 +100,7 @@ class Checkpoints:
         """The variables of the best model, which `save_best` saved at `step`. like: shapes and shardings."""
         self._best.wait_until_finished()
         model = ocp.args.StandardRestore(_learned(like))
-        return _best(self._best, step, self._workdir / "best", model=model)["model"]["variables"]
+        return _restore_best(self._best, step, self._workdir / "best", model=model)["model"]["variables"]
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -163,22 +163,21 @@ def read_best(workdir: Path) -> tuple[Params, dict[str, Any]]:
         try:
             tree = manager.item_metadata(step)["model"]
             arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        except Exception as error:
+        except Exception as error:  # as below
             raise _damaged(folder, step, error) from error
         model = ocp.args.PyTreeRestore(restore_args=arrays)
-        restored = _best(manager, step, folder, model=model, config=ocp.args.JsonRestore())
+        restored = _restore_best(manager, step, folder, model=model, config=ocp.args.JsonRestore())
     return restored["model"], restored["config"]
 
 
-def _best(manager: ocp.CheckpointManager, step: int, folder: Path, **items: Any) -> Any:
+def _restore_best(manager: ocp.CheckpointManager, step: int, folder: Path, **items: Any) -> Any:
     """What `items` ask for of the best model. Raises InputError where it is damaged."""
     try:
         restored = manager.restore(step, args=ocp.args.Composite(**items, progress=ocp.args.JsonRestore()))
-        sound = _sound(restored["model"], restored["progress"])
+        if not _sound(restored["model"], restored["progress"]):
+            raise ValueError("its arrays do not match their checksums")
     except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
         raise _damaged(folder, step, error) from error
-    if not sound:
-        raise _damaged(folder, step, ValueError("its arrays do not match their checksums"))
     return restored
 
 

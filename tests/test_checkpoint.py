@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cusa_jax import sharding
-from cusa_jax.checkpoint import Checkpoints
+from cusa_jax import checkpoint, sharding
+from cusa_jax.checkpoint import Checkpoints, read_best
 from cusa_jax.errors import InputError
 from cusa_jax.types import TrainState
 
@@ -106,3 +106,14 @@ def test_a_damaged_best_is_named(checkpoints, like, tmp_path):
     damage(tmp_path / "best" / "10")
     with pytest.raises(InputError, match="best/10: the best model is damaged"):
         checkpoints.restore_best(10, like)
+
+
+@pytest.mark.parametrize("read", [lambda checkpoints, like, _: checkpoints.restore_best(10, like),
+                                  lambda _checkpoints, _like, workdir: read_best(workdir)])  # fmt: skip
+def test_a_best_of_other_bits_is_told_by_its_checksums(checkpoints, like, tmp_path, monkeypatch, read):
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "checksums", lambda tree: [0])
+        checkpoints.save_best(10, state(10), {"r_mean": 1.0})
+        checkpoints.wait()
+    with pytest.raises(InputError, match=r"best/10: .* damaged .its arrays do not match their checksums"):
+        read(checkpoints, like, tmp_path)

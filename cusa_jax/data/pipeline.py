@@ -284,11 +284,11 @@ class _BatchLoader:
     def _next_usable(self, row: int, width: int, errors: dict[int, InputError]) -> int:
         """The first row from `row` on whose image is not known to be unreadable and whose texts fit the width."""
         for candidate in itertools.chain(range(row, len(self.tokens)), range(row)):
-            too_long = self.tokens[candidate, width:].any() or (
-                self.teacher_text and self._teacher_mask(candidate)[width:].any()
-            )
-            if self.caption_image[candidate] not in errors and not too_long:
-                return candidate
+            if self.caption_image[candidate] in errors or self.tokens[candidate, width:].any():
+                continue
+            if self.teacher_text and self._teacher_mask(candidate)[width:].any():
+                continue
+            return candidate
         first = next(iter(errors.values()))
         raise InputError(f"no caption left whose image can be read; the first error: {first}")
 
