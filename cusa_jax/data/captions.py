@@ -56,6 +56,15 @@ class CaptionTable:
         """Images by number."""
         return self.prepared or ImageFiles(self.image_paths)
 
+    @property
+    def image_names(self) -> list[str]:
+        """M names that end in the number by which a dataset's publishers know an image, where it has one.
+
+        They are the ids where those are numbers (COCO's own, Karpathy's `cocoid`), else the files' paths.
+        """
+        numbered = all(image_id.isdecimal() for image_id in self.image_ids)
+        return self.image_ids if numbered else [str(path) for path in self.image_paths]
+
     def fingerprint(self) -> int:
         """CRC-32 of ids, captions and their order; where the files lie does not matter."""
         content = "\0".join((*self.image_ids, *self.captions)).encode() + self.caption_image.tobytes()
