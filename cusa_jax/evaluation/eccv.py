@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cusa_jax.data.captions import CaptionTable
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.figures import Figures, Statistic, average, mean
 from cusa_jax.evaluation.ranking import Positives, Ranking
@@ -99,6 +100,26 @@ def gallery(image_ids: Sequence[str | int], caption_ids: np.ndarray | None) -> G
             "none of the images and captions is of COCO's Karpathy test split, which ECCV Caption and CxC annotate"
         )
     return Gallery(images, captions, image_ids_here, caption_ids_here)
+
+
+def karpathy_test(table: CaptionTable) -> CaptionTable:
+    """Karpathy's 5,000 test images where they are among others, as in COCO's validation file; else the table."""
+    truth = ground_truth()
+    if table.caption_ids is None:
+        return table
+    images = np.unique(table.caption_image[np.isin(table.caption_ids, truth.caption_ids)])
+    complete, among_others = len(images) == len(truth.image_ids), len(images) < len(table.image_ids)
+    if not (complete and among_others):
+        return table
+    captions = np.flatnonzero(np.isin(table.caption_image, images))
+    return dataclasses.replace(
+        table,
+        image_ids=[table.image_ids[n] for n in images],
+        image_paths=[table.image_paths[n] for n in images],
+        captions=[table.captions[n] for n in captions],
+        caption_image=np.searchsorted(images, table.caption_image[captions]).astype(np.int32),
+        caption_ids=table.caption_ids[captions],
+    )
 
 
 def known_true(

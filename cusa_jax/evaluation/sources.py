@@ -65,7 +65,7 @@ class Labelled:
 
 class Source(Protocol):
     """What a suite asks for. Each raises InputError where it has no such thing; `needs_data` says whether it reads
-    datasets itself, `architecture` which released CLIP's sizes it has, if any."""
+    datasets itself, `architecture` the preset (`models.clip.PRESETS`) with its sizes, None without one."""
 
     name: str
     needs_data: bool
