@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from cusa_jax import optim, sharding, temperatures
 from cusa_jax.config import needs_teachers
 from cusa_jax.data import world
-from cusa_jax.data.captions import find_captions
+from cusa_jax.data.caption_files import find_captions
 from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.prepared import is_prepared
 from cusa_jax.data.splits import Split, check_disjoint, load_split

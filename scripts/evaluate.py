@@ -58,14 +58,11 @@ def main(argv: list[str]) -> None:
                 )
         out = Path(OUT.value)
         out.mkdir(parents=True, exist_ok=True)
-        if len(sources) == 1:
-            write_json(out / RESULTS, results[0])
-            write_evaluation(out / REPORT, results, {})
-        else:
-            compared = comparison(*evaluated)
+        compared = comparison(*evaluated) if len(evaluated) == 2 else {}
+        if compared:
             print("\n" + comparison_table((sources[0], sources[1]), compared))
-            write_json(out / RESULTS, {"models": results, **compared})
-            write_evaluation(out / REPORT, results, compared["differences"])
+        write_json(out / RESULTS, {"models": results, **compared} if compared else results[0])
+        write_evaluation(out / REPORT, results, compared)
         print(f"\nresults: {out / RESULTS}, report: {out / REPORT}")
 
 

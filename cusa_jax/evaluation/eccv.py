@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cusa_jax.data.captions import CaptionTable
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.figures import Figures, Statistic, average, mean
 from cusa_jax.evaluation.ranking import Positives, Ranking
@@ -101,19 +102,48 @@ def gallery(image_ids: Sequence[str | int], caption_ids: np.ndarray | None) -> G
     return Gallery(images, captions, image_ids_here, caption_ids_here)
 
 
-def known_true(caption_ids: np.ndarray, caption_image: np.ndarray, n_images: int) -> np.ndarray:
-    """bool [N, M], whether ECCV Caption found caption n true of image m. Where it did not, nobody may have looked.
-
-    caption_ids: int [N], COCO annotation ids; others than the test split's are true of nothing known.
-    caption_image: int [N], the image of each caption, among M; its captions say which image of COCO it is.
-    """
-    caption = {identity: n for n, identity in enumerate(caption_ids.tolist())}
-    own = _read("original_caption_to_image.json")
-    image = {own[identity][0]: caption_image[n] for identity, n in caption.items() if identity in own}
+def karpathy_test(table: CaptionTable) -> CaptionTable:
+    """Karpathy's 5,000 test images where they are among others, as in COCO's validation file; else the table."""
     truth = ground_truth()
+    if table.caption_ids is None:
+        return table
+    images = np.unique(table.caption_image[np.isin(table.caption_ids, truth.caption_ids)])
+    complete, among_others = len(images) == len(truth.image_ids), len(images) < len(table.image_ids)
+    if not (complete and among_others):
+        return table
+    captions = np.flatnonzero(np.isin(table.caption_image, images))
+    return dataclasses.replace(
+        table,
+        image_ids=[table.image_ids[n] for n in images],
+        image_paths=[table.image_paths[n] for n in images],
+        captions=[table.captions[n] for n in captions],
+        caption_image=np.searchsorted(images, table.caption_image[captions]).astype(np.int32),
+        caption_ids=table.caption_ids[captions],
+    )
+
+
+def known_true(
+    image_ids: Sequence[str | int], caption_ids: np.ndarray, caption_image: np.ndarray
+) -> np.ndarray:
+    """bool [N, M], whether ECCV Caption found caption n true of image m.
+
+    False says nothing: only what five models proposed was judged.
+    image_ids: M, as `gallery` takes them. caption_image: int [N], the image of each caption, among M.
+    caption_ids: int [N]. Those of other datasets (Flickr30K's `sentid`) look like COCO's annotation ids: a caption
+    is COCO's only if its image is the one that COCO has it on.
+    """
+    truth = ground_truth()
+    numbers = [coco_id(name) for name in image_ids]
+    image = {number: m for m, number in enumerate(numbers)}
+    official = truth.positives("original", "t2i")
+    caption = {
+        identity: n
+        for n, (identity, m) in enumerate(zip(caption_ids.tolist(), caption_image.tolist(), strict=True))
+        if numbers[m] in official.get(identity, ())
+    }
     pairs = {(c, i) for c, images in truth.positives("eccv", "t2i").items() for i in images}
     pairs |= {(c, i) for i, captions in truth.positives("eccv", "i2t").items() for c in captions}
-    known = np.zeros((len(caption_ids), n_images), bool)
+    known = np.zeros((len(caption_ids), len(image_ids)), bool)
     for c, i in pairs:
         if c in caption and i in image:
             known[caption[c], image[i]] = True

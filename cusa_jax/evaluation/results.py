@@ -14,7 +14,7 @@ from cusa_jax.evaluation.figures import Figures
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """One model in every suite. skipped: why the others are missing. architecture: a released CLIP's, else None."""
+    """One model in every suite. skipped: why others are missing. architecture: the preset with its sizes, else None."""
 
     model: str
     figures: dict[str, Figures]

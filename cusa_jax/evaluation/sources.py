@@ -65,7 +65,7 @@ class Labelled:
 
 class Source(Protocol):
     """What a suite asks for. Each raises InputError where it has no such thing; `needs_data` says whether it reads
-    datasets itself, `architecture` which released CLIP's sizes it has, if any."""
+    datasets itself, `architecture` the preset (`models.clip.PRESETS`) with its sizes, None without one."""
 
     name: str
     needs_data: bool
@@ -102,9 +102,7 @@ class ModelSource:
         return Captioned(
             scores=Scores.of_embeddings(images[0], texts[0]),
             caption_image=table.caption_image,
-            image_ids=[str(path) for path in table.image_paths]
-            if not all(image.isdecimal() for image in table.image_ids)
-            else table.image_ids,
+            image_ids=table.image_names,
             caption_ids=table.caption_ids,
             uni_image=images[self._uni],
             uni_text=texts[self._uni],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cusa_jax.data.captions import CaptionTable, read_captions
+from cusa_jax.data.captions import read_captions
 from cusa_jax.data.labelled_images import LabelledImages, read_cub, read_inat, read_inshop, read_sop
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation import cxc, eccv, image_retrieval, sts
@@ -201,27 +201,8 @@ class Suites:
         table = None
         if self._source.needs_data:
             table = read_captions(self._data.folder(dataset), "test")
-            table = karpathy_test(table) if dataset == "coco" else table
+            table = eccv.karpathy_test(table) if dataset == "coco" else table
         return self._source.captioned(dataset, table)
-
-
-def karpathy_test(table: CaptionTable) -> CaptionTable:
-    """Karpathy's 5,000 test images where they are among others, as in COCO's validation file; else the table."""
-    if table.caption_ids is None:
-        return table
-    known = np.isin(table.caption_ids, eccv.ground_truth().caption_ids)
-    images = np.unique(table.caption_image[known])
-    if not len(images) == len(eccv.ground_truth().image_ids) < len(table.image_ids):
-        return table
-    captions = np.flatnonzero(np.isin(table.caption_image, images))
-    return dataclasses.replace(
-        table,
-        image_ids=[table.image_ids[n] for n in images],
-        image_paths=[table.image_paths[n] for n in images],
-        captions=[table.captions[n] for n in captions],
-        caption_image=np.searchsorted(images, table.caption_image[captions]).astype(np.int32),
-        caption_ids=table.caption_ids[captions],
-    )
 
 
 SUITES: dict[str, Callable[[Suites], Figures]] = {

@@ -62,7 +62,7 @@ PRESETS = {
 
 
 def preset_name(config: ClipConfig) -> str | None:
-    """The name of a released CLIP's sizes; None for others."""
+    """The name of the preset with these sizes, else None."""
     return next((name for name, preset in PRESETS.items() if preset == config), None)
 
 

@@ -72,10 +72,13 @@ class Section:
     figure: Figure | None
 
 
-def sections(models: Sequence[Mapping[str, Any]], differences: Mapping[str, Any]) -> list[Section]:
-    """models: one or two of `results.record`. differences: `results.comparison` of two, else empty."""
+def sections(models: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]) -> list[Section]:
+    """models: one or two of `results.record`. compared: `results.comparison` of two, {} of one."""
+    differences, not_compared = compared.get("differences", {}), compared.get("not_compared", {})
     suites = dict.fromkeys(suite for model in models for suite in model["suites"])
-    return [_section(suite, models, differences.get(suite, {})) for suite in suites]
+    return [
+        _section(suite, models, differences.get(suite, {}), not_compared.get(suite, "")) for suite in suites
+    ]
 
 
 def short_names(models: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -85,7 +88,10 @@ def short_names(models: Sequence[Mapping[str, Any]]) -> list[str]:
     return names if len(set(names)) == len(names) else paths
 
 
-def _section(suite: str, models: Sequence[Mapping[str, Any]], differences: Mapping[str, Any]) -> Section:
+def _section(
+    suite: str, models: Sequence[Mapping[str, Any]], differences: Mapping[str, Any], not_compared: str
+) -> Section:
+    """differences: metric -> second minus first. not_compared: why there are none, or ''."""
     parts = [model["suites"].get(suite) for model in models]
     done = [part for part in parts if part]
     names = short_names(models)
@@ -95,6 +101,8 @@ def _section(suite: str, models: Sequence[Mapping[str, Any]], differences: Mappi
     if len(set(data)) > 1:
         data = [f"{name}: {told}" for name, told in zip(names, data, strict=True)]
     notes = list(dict.fromkeys(note for part in done for note in part["notes"]))
+    if not_compared:
+        notes.insert(0, f"not compared: {not_compared}")
     if not same_data:
         notes.insert(0, f"not the paper's data, which are {official:,} images: its figures are no comparison")
     tables = _tables(suite, models) if same_data else {}

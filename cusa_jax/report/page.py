@@ -84,15 +84,15 @@ def write_search(file: Path, text: str, image: str, hits: Sequence[tuple[float, 
     return _write(file, "search.html.j2", text=text, image=image, hits=hits)
 
 
-def write_evaluation(file: Path, models: Sequence[Mapping[str, Any]], differences: Mapping[str, Any]) -> Path:
-    """Figures of one model or two, beside the paper's. models: of `results.record`; differences: of `comparison`."""
+def write_evaluation(file: Path, models: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]) -> Path:
+    """Figures of one model or two, beside the paper's; the arguments of `evaluation.sections`."""
     return _write(
         file,
         "evaluation.html.j2",
         models=models,
         names=short_names(models),
         compared=len(models) == 2,
-        sections=sections(models, differences),
+        sections=sections(models, compared),
         paper=published.published()["source"],
     )
 

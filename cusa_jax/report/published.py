@@ -12,7 +12,8 @@ from cusa_jax.data.captions import CaptionTable
 
 MODELS = {"vit_b_32": "CLIP ViT-B/32", "vit_l_14_336": "CLIP ViT-L/14@336"}
 LOSSES = {"contrastive": "", "CSA": " + CSA", "USA": " + USA", "CUSA": " + CUSA"}
-# How many images each of the paper's test sets has; those of In-Shop that ask. Others are no comparison.
+# How many images each of the paper's test sets has; those of In-Shop that ask. Others are no comparison. A run's test
+# split must have the names of its files too (`suite`); an evaluation, whose suite names the data, goes by size alone.
 IMAGES = {
     "flickr30k": 1000, "coco5k": 5000, "eccv": 5000, "cub": 5924, "sop": 60502, "inshop": 14218, "inat": 136093,
 }  # fmt: skip
@@ -31,9 +32,10 @@ KEYS = {
 def suite(table: CaptionTable) -> str | None:
     """'flickr30k' or 'coco5k' if a test split is the official one, going by its size and its files' names."""
     names = [path.stem for path in table.image_paths]
-    if len(names) == 1000 and len(table.captions) == 5000 and all(name.isdecimal() for name in names):
+    five_each = len(table.captions) == 5 * len(names)
+    if len(names) == IMAGES["flickr30k"] and five_each and all(name.isdecimal() for name in names):
         return "flickr30k"
-    if len(names) == 5000 and all(name.startswith("COCO_val2014_") for name in names):
+    if len(names) == IMAGES["coco5k"] and all(name.startswith("COCO_val2014_") for name in names):
         return "coco5k"
     return None
 

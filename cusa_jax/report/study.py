@@ -88,12 +88,13 @@ def _truth(embedded: EmbeddedSplit, split: Split, group: np.ndarray) -> tuple[np
     """bool [n captions, m images], which pairs are known to be true beside the annotated ones, and from whom."""
     if (relevance := embedded.relevance(split)) is not None:
         return relevance, "exact"
-    shape = len(embedded.captions), len(embedded.images)
     if split.table.caption_ids is not None:
-        known = eccv.known_true(split.table.caption_ids[embedded.captions], group, shape[1])
+        names = split.table.image_names
+        images = [names[image] for image in embedded.images]
+        known = eccv.known_true(images, split.table.caption_ids[embedded.captions], group)
         if known.any():
             return known, "ECCV Caption"
-    return np.zeros(shape, bool), ""
+    return np.zeros((len(embedded.captions), len(embedded.images)), bool), ""
 
 
 def _marks(items: np.ndarray, right: np.ndarray, true: np.ndarray, other: Mark) -> np.ndarray:

@@ -147,9 +147,15 @@ def test_coco_s_own_file_is_no_training_split_unless_its_name_says_so(tmp_path):
         read_captions(tmp_path, "train")
     write(tmp_path, "train.json", COCO)
     assert read_captions(tmp_path, "train").caption_ids.tolist() == [661, 4, 67]
-    write(tmp_path, "captions_val2014.json", COCO)
-    with pytest.raises(InputError, match="which of captions_train2014"):
+
+
+def test_of_coco_s_annotations_the_validation_captions_are_the_test_split(tmp_path):
+    other = {**COCO, "annotations": COCO["annotations"][:1]}
+    write(tmp_path, "captions_train2014.json", other)
+    with pytest.raises(InputError, match=r"captions_train2014\.json: COCO's own .* call .* test\.json"):
         read_captions(tmp_path, "test")
+    write(tmp_path, "captions_val2014.json", COCO)
+    assert read_captions(tmp_path, "test").caption_ids.tolist() == [661, 4, 67]
 
 
 def test_the_reference_s_file_name_comes_first(tmp_path):

@@ -25,7 +25,7 @@ from cusa_jax.evaluation.open_source import open_source
 from cusa_jax.evaluation.recall import recall
 from cusa_jax.evaluation.results import Evaluated, record, table
 from cusa_jax.evaluation.retrieval import Evaluator
-from cusa_jax.evaluation.suites import SUITES, Data, Suites, karpathy_test
+from cusa_jax.evaluation.suites import SUITES, Data, Suites
 from cusa_jax.experiment import build_model
 from cusa_jax.types import TrainState
 from cusa_jax.workdir import write_json
@@ -261,7 +261,7 @@ def test_of_coco_s_validation_file_the_test_split_is_evaluated(tmp_path):
     }
     (tmp_path / "captions_val2014.json").write_text(json.dumps(content))
     everything = read_captions(tmp_path, "test")
-    table = karpathy_test(everything)
+    table = eccv.karpathy_test(everything)
     assert len(everything.image_ids) == 5002
     assert set(table.image_ids) == {str(i) for i in truth.image_ids.tolist()}
     assert len(table.captions) == len(table.caption_ids) == 25000
@@ -269,5 +269,5 @@ def test_of_coco_s_validation_file_the_test_split_is_evaluated(tmp_path):
         image = table.image_ids[table.caption_image[n]]
         assert table.captions[n] == f"{table.caption_ids[n]} of {image}"
         assert table.image_paths[table.caption_image[n]].stem == f"COCO_val2014_{int(image):012d}"
-    assert karpathy_test(table) is table
-    assert karpathy_test(dataclasses.replace(everything, caption_ids=None)).caption_ids is None
+    assert eccv.karpathy_test(table) is table
+    assert eccv.karpathy_test(dataclasses.replace(everything, caption_ids=None)).caption_ids is None

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cusa_jax.report.evaluation import sections, short_names
+from cusa_jax.evaluation.suites import SUITES
+from cusa_jax.report.evaluation import TITLES, sections, short_names
 
 RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum", "i2t_mean_rank")
 LOSSES = ["contrastive", "CSA", "USA", "CUSA"]
@@ -34,7 +35,6 @@ def model(name, *, architecture=None, **suites):
     [
         ("vit_b_32", ["CLIP ViT-B/32"], [[56.3, 57.6, 56.3, 57.3]]),
         ("vit_l_14_336", ["CLIP ViT-L/14@336"], [[67.1, 67.7, 66.6, 67.9]]),
-        (None, ["CLIP ViT-B/32", "CLIP ViT-L/14@336"], [[56.3, 57.6, 56.3, 57.3], [67.1, 67.7, 66.6, 67.9]]),
         (
             "rn50",
             ["CLIP ViT-B/32", "CLIP ViT-L/14@336"],
@@ -51,6 +51,10 @@ def test_the_papers_figures_are_those_of_the_same_model_or_of_all(architecture, 
     assert rows["i2t_r1"].paper == figures
     assert rows["i2t_mean_rank"].paper == [[None] * 4] * len(columns)
     assert section.data == ["uni; 5,000 images."]
+
+
+def test_every_suite_has_a_title():
+    assert TITLES.keys() == SUITES.keys()
 
 
 def test_other_data_are_no_comparison():
@@ -74,7 +78,7 @@ def test_two_models_stand_side_by_side_with_their_difference():
     first = model("runs/a", architecture="vit_b_32", cub=(5924, ("rank1", "r5")), sop=(9, ("rank1",)))
     second = model("runs/b", architecture="vit_b_32", cub=(5924, ("rank1",)))
     difference = {"value": 0.5, "low": 0.1, "high": 0.9, "verdict": "better"}
-    cub, sop = sections([first, second], {"cub": {"rank1": difference}})
+    cub, sop = sections([first, second], {"differences": {"cub": {"rank1": difference}}, "not_compared": {}})
     assert list(cub.paper) == ["CLIP ViT-B/32"]
     assert [(row.values[0] is None, row.values[1] is None, row.difference) for row in cub.rows] == [
         (False, False, difference), (False, True, None)

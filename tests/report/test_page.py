@@ -184,26 +184,27 @@ def test_an_evaluation_of_two_models_is_one_page(tmp_path):
         part = {"head": "uni", "unit": "image", "units": 5924, "notes": [HOSTILE], "metrics": metrics}
         skipped = {"sop": f"nothing in {HOSTILE}"}
         return {
-            "model": name, "architecture": "vit_b_32", "suites": {"cub": part}, "skipped": skipped,
+            "model": name, "architecture": "vit_b_32", "suites": {"cub": part, "inat": part}, "skipped": skipped,
             "bootstrap": {"level": 0.95, "resamples": 1000, "seed": 0},
         }  # fmt: skip
 
     difference = {"value": -2.5, "low": -3.0, "high": -2.0, "verdict": "worse"}
-    page = Page(
-        write_evaluation(
-            tmp_path / "report.html", [model(HOSTILE, 7.5), model("b", 5.0)], {"cub": {"rank1": difference}}
-        )
-    )
+    compared = {
+        "differences": {"cub": {"rank1": difference}},
+        "not_compared": {"inat": f"other images than {HOSTILE}"},
+    }
+    page = Page(write_evaluation(tmp_path / "report.html", [model(HOSTILE, 7.5), model("b", 5.0)], compared))
     text = " ".join(" ".join(page.text).split())
     assert "rank-1 7.50 5.00 worse −2.50 −3.00 to −2.00 41.5 42.3 50.3 49.7" in text
     assert "paper, CLIP ViT-B/32" in text
-    assert text.count(HOSTILE) == 5  # heading, note, twice why skipped, and whose that is
+    assert text.count(f"not compared: other images than {HOSTILE}") == 1
+    assert text.count(HOSTILE) == 7  # heading, two notes, no comparison, twice why skipped, and whose that is
     assert all(link.startswith("data:") for link in page.links)
-    assert [image["alt"] for image in page.images] == [
-        f"CUB-200-2011: b − {HOSTILE.rsplit('/')[-1]}: rank-1 difference -2.5 (-3 to -2)"
-    ]
-    (picture,) = page.pictures()
-    picture.load()
+    first, second = (image["alt"] for image in page.images)
+    assert first == f"CUB-200-2011: b − {HOSTILE.rsplit('/')[-1]}: rank-1 difference -2.5 (-3 to -2)"
+    assert second.startswith("iNaturalist 2018: figures")
+    for picture in page.pictures():
+        picture.load()
 
 
 def test_a_report_says_that_eccv_caption_did_not_judge_everything(workdir, embedded, split):

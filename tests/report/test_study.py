@@ -1,5 +1,7 @@
 """The case study against a sort of all scores and the annotations themselves."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -65,23 +67,34 @@ def test_queries_are_spread_evenly(found):
     assert [query.item for query in result.image_to_text] == [0, 3, 8]  # first, middle and last readable one
 
 
-def test_false_negatives_of_coco_are_those_that_eccv_caption_found():
-    """Ten test images, with all their captions, around one caption that is true of several of them."""
-    truth = eccv.ground_truth()
-    seen = truth.positives("eccv", "t2i")
-    also = truth.positives("eccv", "i2t")
-    asked = max(seen, key=lambda caption: len(seen[caption]))
-    captions_of = truth.positives("original", "i2t")
-    images = seen[asked][:10]
+def ten_images_of_coco():
+    """Test images around a caption that is true of all of them: their ids, those of their captions, and whose."""
+    seen = eccv.ground_truth().positives("eccv", "t2i")
+    captions_of = eccv.ground_truth().positives("original", "i2t")
+    images = max(seen.values(), key=len)[:10]
     ids = [caption for image in images for caption in captions_of[image]]
     caption_image = np.repeat(np.arange(10, dtype=np.int32), [len(captions_of[image]) for image in images])
-    table = CaptionTable([f"x{n}" for n in range(10)], [], [""] * len(ids), caption_image, np.array(ids))
+    return images, ids, caption_image
+
+
+def embedded_split(image_ids, files, caption_ids, caption_image):
+    ids = np.array(caption_ids)
+    table = CaptionTable(image_ids, [Path(file) for file in files], [""] * len(ids), caption_image, ids)
     split = Split(table, [""] * len(ids), np.zeros((len(ids), 1), np.int32), None)
     rows = np.random.default_rng(0).standard_normal((10 + len(ids), 4)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    embedded = EmbeddedSplit(np.arange(10, dtype=np.int32), np.arange(len(ids)), rows[:10], rows[10:])
+    return EmbeddedSplit(np.arange(10, dtype=np.int32), np.arange(len(ids)), rows[:10], rows[10:]), split
 
-    result = study(embedded, split, queries=len(ids))
+
+@pytest.mark.parametrize("identified", ["by ids", "by files"])
+def test_false_negatives_of_coco_are_those_that_eccv_caption_found(identified):
+    seen, also = (eccv.ground_truth().positives("eccv", way) for way in ("t2i", "i2t"))
+    images, ids, caption_image = ten_images_of_coco()
+    if identified == "by ids":
+        names, files = [str(image) for image in images], [f"{n}.jpg" for n in range(10)]
+    else:
+        names, files = [f"x{n}" for n in range(10)], [f"COCO_val2014_{image:012d}.jpg" for image in images]
+    result = study(*embedded_split(names, files, ids, caption_image), queries=len(ids))
     marks = {
         (query.item, answer.item): answer.mark for query in result.text_to_image for answer in query.answers
     }
@@ -94,3 +107,15 @@ def test_false_negatives_of_coco_are_those_that_eccv_caption_found():
         assert mark == expected
     assert result.source == "ECCV Caption"
     assert {"annotated", "unannotated", "unknown"} == set(result.marks)
+
+
+def test_captions_of_other_data_are_not_coco_s_whatever_their_ids():
+    """Flickr30K's `sentid`, or a user's own numbers; and COCO's images with captions that are not theirs."""
+    images, ids, caption_image = ten_images_of_coco()
+    flickr = [str(1007129816 + n) for n in range(10)]
+    shifted = [str(image) for image in np.roll(images, 1)]
+    for names in (flickr, shifted):
+        found = embedded_split(names, [f"{name}.jpg" for name in names], ids, caption_image)
+        result = study(*found)
+        assert result.source == ""
+        assert set(result.marks) == {"annotated", "unknown"}
