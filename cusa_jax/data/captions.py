@@ -48,10 +48,11 @@ class CaptionTable:
     def image_names(self) -> list[str]:
         """M names that end in the number by which a dataset's publishers know an image, where it has one.
 
-        They are the ids where those are numbers (COCO's own, Karpathy's `cocoid`), else the files' paths.
+        COCO's file names say it, whatever the ids; else ids that are numbers (Karpathy's `cocoid`); else the paths.
         """
+        of_coco = all(path.name.startswith("COCO_") for path in self.image_paths)
         numbered = all(image_id.isdecimal() for image_id in self.image_ids)
-        return self.image_ids if numbered else [str(path) for path in self.image_paths]
+        return self.image_ids if numbered and not of_coco else [str(path) for path in self.image_paths]
 
     def fingerprint(self) -> int:
         """CRC-32 of ids, captions and their order; where the files lie does not matter."""

@@ -261,3 +261,17 @@ def test_captions_without_words_stay_as_written_and_are_counted_once(caplog):
     caplog.clear()
     clean_captions(["a"])
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("image_id", "file", "number"),
+    [
+        (0, "val2014/COCO_val2014_000000391895.jpg", "391895"),  # the reference's rows number their images
+        (391895, "391895.jpg", "391895"),
+        ("a", "images/1000092795.jpg", "1000092795"),
+    ],
+)
+def test_an_image_is_known_by_its_publisher_s_number(tmp_path, image_id, file, number):
+    row = {"image_path": file, "caption": "a dog", "image_id": image_id}
+    (name,) = read_captions(write(tmp_path, "test.json", [row]), "test").image_names
+    assert name.removesuffix(".jpg").endswith(number)
