@@ -9,6 +9,7 @@ is 2. The README says how data lie.
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -51,19 +52,23 @@ def main(argv: list[str]) -> None:
         evaluated = [_evaluate(path) for path in sources]
         results = [record(one) for one in evaluated]
         print("\n\n".join(map(table, results)))
+        if any(one.figures for one in evaluated):
+            _write(Path(OUT.value), evaluated, results)
         for one in evaluated:
             if not one.figures:
                 raise InputError(
                     f"{one.model}: nothing was evaluated, as every suite was skipped (why: above)"
                 )
-        out = Path(OUT.value)
-        out.mkdir(parents=True, exist_ok=True)
-        compared = comparison(*evaluated) if len(evaluated) == 2 else {}
-        if compared:
-            print("\n" + comparison_table((sources[0], sources[1]), compared))
-        write_json(out / RESULTS, {"models": results, **compared} if compared else results[0])
-        write_evaluation(out / REPORT, results, compared)
-        print(f"\nresults: {out / RESULTS}, report: {out / REPORT}")
+
+
+def _write(out: Path, evaluated: list[Evaluated], results: list[dict[str, Any]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    compared = comparison(*evaluated) if len(evaluated) == 2 else {}
+    if compared:
+        print("\n" + comparison_table((evaluated[0].model, evaluated[1].model), compared))
+    write_json(out / RESULTS, {"models": results, **compared} if compared else results[0])
+    write_evaluation(out / REPORT, results, compared)
+    print(f"\nresults: {out / RESULTS}, report: {out / REPORT}")
 
 
 def _evaluate(path: str) -> Evaluated:
