@@ -398,7 +398,7 @@ def test_damaged_training_folder(tmp_path):
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 4
     largest.write_bytes(content)
-    with pytest.raises(InputError, match=r"best/7: damaged"):
+    with pytest.raises(InputError, match=r"best/7: the best model is damaged"):
         read_weights(tmp_path / "run")
     shutil.rmtree(tmp_path / "run/best/7")
     with pytest.raises(InputError, match="no checkpoint in it"):
