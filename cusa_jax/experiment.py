@@ -98,14 +98,7 @@ def check_batch(config: Any, mesh: Mesh) -> None:
 def make_recipe(
     config: Any, model: DualEncoder, teachers: Teachers | None, learning_rates: Any, mesh: Mesh
 ) -> Recipe:
-    """What a step of `config` is specialised to. learning_rates: float32 [steps], one for each.
-
-    Raises InputError for a ResNet in micro-batches.
-    """
-    if config.accumulate > 1 and model.clip.resnet_blocks:
-        raise InputError(
-            f"config.accumulate={config.accumulate}: a ResNet's BatchNorm would see parts of a batch; set accumulate=1"
-        )
+    """What a step of `config` is specialised to. learning_rates: float32 [steps], one for each."""
     specs = temperatures.temperatures(config.loss)
     return Recipe(
         model=model,
@@ -167,7 +160,11 @@ def build_model(config: Any) -> tuple[DualEncoder, Params]:
 
 
 def make_model(config: Any, clip: ClipConfig) -> DualEncoder:
-    """The student with the heads that the losses compare."""
+    """The student with the heads that the losses compare. Raises InputError for a ResNet in micro-batches."""
+    if config.accumulate > 1 and clip.resnet_blocks:
+        raise InputError(
+            f"config.accumulate={config.accumulate}: a ResNet's BatchNorm would see parts of a batch; set accumulate=1"
+        )
     return DualEncoder(
         clip=clip,
         cross_heads=config.loss.contrastive.weight > 0 or config.loss.csa.weight > 0,

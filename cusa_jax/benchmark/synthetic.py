@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cusa_jax import sharding
-from cusa_jax.data.images import normalise
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.teachers import own
 from cusa_jax.teachers.bank import look_up
+from cusa_jax.teachers.load import unicom_teacher
 from cusa_jax.teachers.mpnet import MPNet, MPNetConfig
 from cusa_jax.teachers.text import pool
-from cusa_jax.teachers.unicom import Unicom, UnicomConfig
+from cusa_jax.teachers.unicom import UnicomConfig
 from cusa_jax.types import Batch, Params, Teacher, Teachers
 
 Source = Literal["bank", "live"]
@@ -82,7 +82,9 @@ def teachers(
         return None
     width = config.teacher.bank_width or sizes.image.patches * sizes.image.dim
     return Teachers(
-        image=_live_image(sizes.image, config) if image == "live" else _bank(config, mesh, width),
+        image=unicom_teacher("image", sizes.image, _shapes("unicom", sizes.image), config.teacher.dtype)
+        if image == "live"
+        else _bank(config, mesh, width),
         text=_live_text(sizes.text, config)
         if text == "live"
         else _bank(config, mesh, sizes.text.hidden_size),
@@ -108,15 +110,6 @@ def shapes(teachers: Teachers | None, mesh: Mesh) -> Params:
         side: sharding.abstract_params(teacher.params, mesh) if teacher.inputs != "index" else teacher.params
         for side, teacher in (("image", teachers.image), ("text", teachers.text))
     }
-
-
-def _live_image(sizes: UnicomConfig, config: Any) -> Teacher:
-    unicom = Unicom(sizes, config.teacher.dtype)
-
-    def encode(params: Params, pixels: jax.Array) -> jax.Array:
-        return cast(jax.Array, unicom.apply({"params": params}, normalise(pixels)))
-
-    return Teacher("image", _shapes("unicom", sizes), encode, "pixels")
 
 
 def _live_text(sizes: MPNetConfig, config: Any) -> Teacher:

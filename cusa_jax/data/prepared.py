@@ -24,7 +24,7 @@ from cusa_jax.data.captions import CaptionTable, Split
 from cusa_jax.data.images import ImageFiles
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.errors import InputError
-from cusa_jax.files import written_whole
+from cusa_jax.workdir import write_json
 
 _MANIFEST = "prepared.json"
 _FORMAT = 1  # raise when the same source is prepared differently
@@ -168,8 +168,7 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not a prepared folder; name another")
     folder.mkdir(parents=True, exist_ok=True)
-    with written_whole(folder / _MANIFEST) as fresh:
-        fresh.write_text(json.dumps(manifest, indent=2) + "\n")
+    write_json(folder / _MANIFEST, manifest)
 
 
 def _sha256(text: str) -> str:

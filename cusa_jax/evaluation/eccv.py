@@ -104,9 +104,9 @@ def gallery(image_ids: Sequence[str | int], caption_ids: np.ndarray | None) -> G
 
 def karpathy_test(table: CaptionTable) -> CaptionTable:
     """Karpathy's 5,000 test images where they are among others, as in COCO's validation file; else the table."""
-    truth = ground_truth()
     if table.caption_ids is None:
         return table
+    truth = ground_truth()
     images = np.unique(table.caption_image[np.isin(table.caption_ids, truth.caption_ids)])
     complete, among_others = len(images) == len(truth.image_ids), len(images) < len(table.image_ids)
     if not (complete and among_others):

@@ -46,12 +46,12 @@ def load_image_teacher(source: str, *, image_ids: Sequence[str], dtype: str = "f
     """The image teacher at `source`. image_ids: only a feature file reads them. The rest as for text."""
     path = locate(source, ".pt")
     if path.suffix == ".pt" and path.is_file():
-        return _unicom_teacher(source, *own.read_unicom(path), jnp.dtype(dtype))
+        return unicom_teacher(source, *own.read_unicom(path), jnp.dtype(dtype))
     if path.is_file():
         return feature_teacher(path, image_ids)
     config = _read_config(path, ("unicom", *transformers_flax.IMAGE_MODELS), "image")
     if config["model_type"] == "unicom":
-        return _unicom_teacher(source, *own.load(path, config), jnp.dtype(dtype))
+        return unicom_teacher(source, *own.load(path, config), jnp.dtype(dtype))
     return transformers_flax.image_teacher(source, path, config, jnp.dtype(dtype))
 
 
@@ -75,7 +75,8 @@ def _mpnet_encoder(folder: Path, raw_config: dict[str, Any], dtype: jnp.dtype) -
     return TextEncoder(params, states, config.max_tokens, config.vocab_size, config.pad_token_id)
 
 
-def _unicom_teacher(name: str, config: UnicomConfig, params: Params, dtype: jnp.dtype) -> Teacher:
+def unicom_teacher(name: str, config: UnicomConfig, params: Params, dtype: jnp.dtype) -> Teacher:
+    """UNICOM as a teacher; params: arrays, or their shapes where nothing is to be run yet."""
     model = Unicom(config, dtype)
 
     def apply(params: Params, pixels: jax.Array) -> jax.Array:

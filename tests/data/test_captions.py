@@ -141,21 +141,13 @@ def test_coco_s_own_file_is_a_test_split(tmp_path, name):
     assert elsewhere[1] == Path("/images/val2014/COCO_val2014_000000000042.jpg")
 
 
-def test_coco_s_own_file_is_no_training_split_unless_its_name_says_so(tmp_path):
-    write(tmp_path, "captions_train2014.json", COCO)
-    with pytest.raises(InputError, match=r"captions_train2014\.json: COCO's own .* call .* train\.json"):
-        read_captions(tmp_path, "train")
-    write(tmp_path, "train.json", COCO)
-    assert read_captions(tmp_path, "train").caption_ids.tolist() == [661, 4, 67]
-
-
-def test_of_coco_s_annotations_the_validation_captions_are_the_test_split(tmp_path):
-    other = {**COCO, "annotations": COCO["annotations"][:1]}
-    write(tmp_path, "captions_train2014.json", other)
-    with pytest.raises(InputError, match=r"captions_train2014\.json: COCO's own .* call .* test\.json"):
-        read_captions(tmp_path, "test")
-    write(tmp_path, "captions_val2014.json", COCO)
-    assert read_captions(tmp_path, "test").caption_ids.tolist() == [661, 4, 67]
+@pytest.mark.parametrize(("split", "file"), [("train", "train.json"), ("test", "captions_val2014.json")])
+def test_coco_s_training_file_is_of_no_split_and_another_says_which_it_is(tmp_path, split, file):
+    write(tmp_path, "captions_train2014.json", {**COCO, "annotations": COCO["annotations"][:1]})
+    with pytest.raises(InputError, match=rf"captions_train2014\.json: COCO's own .* call .* {split}\.json"):
+        read_captions(tmp_path, split)
+    write(tmp_path, file, COCO)
+    assert read_captions(tmp_path, split).caption_ids.tolist() == [661, 4, 67]
 
 
 def test_the_reference_s_file_name_comes_first(tmp_path):
