@@ -5,10 +5,12 @@ the activations behind them. They are dropped and computed again, micro-batch by
 the features is known. The gradient is that of the whole batch, to rounding; the price is one more forward pass.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -24,15 +26,19 @@ def in_micro_batches(encode: Callable[[Any], Any], rows: Any, count: int, mesh: 
     if count == 1:
         return encode(rows)
 
-    def split(x: jax.Array) -> jax.Array:
-        parts = x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+    def numbered(x: jax.Array, number: jax.Array) -> jax.Array:
+        part = lax.dynamic_index_in_dim(x.reshape(-1, count, *x.shape[1:]), number, axis=1, keepdims=False)
         if mesh is None:
-            return parts
-        return lax.with_sharding_constraint(parts, NamedSharding(mesh, P(None, mesh.axis_names)))
+            return part
+        return lax.with_sharding_constraint(part, NamedSharding(mesh, P(mesh.axis_names)))
+
+    # Rows are cut inside: the loop would keep a copy of all of them, pixels included, for the backward pass.
+    # And inside a loop nothing can merge the second computation with the first, which prevent_cse guards against.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def part(number: jax.Array) -> Any:
+        return encode(jax.tree.map(lambda x: numbered(x, number), rows))
 
     def join(x: jax.Array) -> jax.Array:
         return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
-    # Inside a loop nothing can merge the second computation with the first, which prevent_cse guards against.
-    part = jax.checkpoint(encode, prevent_cse=False)
-    return jax.tree.map(join, lax.map(part, jax.tree.map(split, rows)))
+    return jax.tree.map(join, lax.map(part, jnp.arange(count)))

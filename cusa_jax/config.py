@@ -33,7 +33,7 @@ CHOICES = {
     "loss.usa.divergence": ("kl", "cross_entropy"),
     "loss.usa.reduction": ("mean", "sum"),
     "teacher.dtype": ("float32", "bfloat16"),
-    "teacher.bank_dtype": ("float32", "bfloat16"),
+    "teacher.stored_dtype": ("", "bfloat16"),
     "teacher.control": ("none", "shuffled", "uniform"),
     "schedule.every": ("epoch", "step"),
 }
@@ -95,8 +95,8 @@ def default_config() -> ConfigDict:
     c.teacher.max_length = 64  # tokens of the text teacher
     c.teacher.dtype = "float32"  # compute dtype of live teachers
     c.teacher.bank = ""  # folder of features computed once and then looked up; "" runs the teachers
-    c.teacher.bank_width = 0  # > 0: project wider features to so many numbers
-    c.teacher.bank_dtype = "float32"  # of the bank on the devices
+    c.teacher.width = 0  # > 0: project wider features to so many numbers
+    c.teacher.stored_dtype = ""  # of a bank's or file's features on the devices; "" keeps it
     c.teacher.control = "none"  # 'shuffled' | 'uniform': teachers that know nothing, to compare with
 
     c.optim = ConfigDict(

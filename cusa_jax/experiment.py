@@ -12,7 +12,6 @@ from absl import logging
 from jax.sharding import Mesh
 
 from cusa_jax import optim, sharding, temperatures
-from cusa_jax.config import needs_teachers
 from cusa_jax.data import world
 from cusa_jax.data.caption_files import find_captions
 from cusa_jax.data.pipeline import train_batches
@@ -23,10 +22,8 @@ from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
 from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.step import Recipe, init_state
-from cusa_jax.teachers.bank import bank_teacher, teacher_fingerprint, training_inputs
-from cusa_jax.teachers.features import caption_keys
-from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
-from cusa_jax.types import Params, Teacher, Teachers, TrainState
+from cusa_jax.teachers.load import load_teachers
+from cusa_jax.types import Params, Teachers, TrainState
 from cusa_jax.weights import student
 from cusa_jax.weights.formats import read_weights
 
@@ -183,72 +180,6 @@ def _check_sizes(config: Any, wanted: ClipConfig | None, found: ClipConfig) -> N
                 f"{config.init_from}: {name} is {getattr(found, name)}, but config.model.name="
                 f"'{config.model.name}' has {getattr(wanted, name)}; name the right model, or 'auto'"
             )
-
-
-def load_teachers(config: Any, train: Split, mesh: Mesh) -> Teachers | None:
-    """Both teachers of the training split, live or from a bank; None where the configuration names none."""
-    if not config.teacher.image:
-        return None
-    if needs_teachers(config):
-        return _load_teachers(config, train, mesh)
-    try:
-        teachers = _load_teachers(config, train, mesh)
-    except InputError as error:
-        raise InputError(
-            f"{error}. CSA and USA have weight 0 here, so that teachers only measure them: "
-            "--config.teacher.image= --config.teacher.text= leaves them out"
-        ) from error
-    print("CSA and USA have weight 0: the teachers only measure them", flush=True)
-    return teachers
-
-
-def _load_teachers(config: Any, train: Split, mesh: Mesh) -> Teachers:
-    keys = caption_keys(train.table.image_ids, train.table.caption_image)
-    options = {"dtype": config.teacher.dtype}
-    load_image = functools.partial(
-        load_image_teacher, config.teacher.image, image_ids=train.table.image_ids, **options
-    )
-    load_text = functools.partial(
-        load_text_teacher,
-        config.teacher.text,
-        caption_keys=keys,
-        max_length=config.teacher.max_length,
-        **options,
-    )
-    if not config.teacher.bank or config.teacher.control == "uniform":
-        return Teachers(image=load_image(), text=load_text())
-
-    names = [path.name for path in train.table.image_paths]
-    fingerprints = {
-        "image": teacher_fingerprint(config.teacher.image, [*train.table.image_ids, *names], **options),
-        "text": teacher_fingerprint(
-            config.teacher.text, [*keys, *train.captions], max_length=config.teacher.max_length, **options
-        ),
-    }
-    inputs = training_inputs(
-        train.table,
-        train.captions,
-        sharding.round_up(config.eval.batch_size, mesh.size),
-        workers=config.data.workers,
-        on_bad_image=config.data.on_bad_image,
-    )
-
-    def bank(modality: str, load: Callable[[], Teacher], samples: int) -> Teacher:
-        return bank_teacher(
-            Path(config.teacher.bank) / modality,
-            fingerprints[modality],
-            load,
-            inputs,
-            mesh,
-            samples=samples,
-            width=config.teacher.bank_width,
-            dtype=config.teacher.bank_dtype,
-        )
-
-    return Teachers(
-        image=bank("image", load_image, len(train.table.image_ids)),
-        text=bank("text", load_text, len(train.captions)),
-    )
 
 
 def _batches(config: Any, train: Split, teachers: Teachers | None, image_size: int) -> grain.DatasetIterator:

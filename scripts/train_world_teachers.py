@@ -25,7 +25,7 @@ from cusa_jax.data import world
 from cusa_jax.data.images import normalise
 from cusa_jax.data.world.scenes import ATTRIBUTES, BACKGROUNDS, NONE
 from cusa_jax.teachers import own
-from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
+from cusa_jax.teachers.live import load_image_teacher, load_text_teacher
 from cusa_jax.teachers.mpnet import MPNet, MPNetConfig
 from cusa_jax.teachers.text import pool
 from cusa_jax.teachers.unicom import Unicom, UnicomConfig
@@ -181,8 +181,8 @@ def half(params: Params) -> Params:
 def measure(folder: Path) -> dict[str, float]:
     """Spearman's ρ between the teachers' cosines and the graded overlap of facts, on scenes not trained on."""
     unseen = world.generate("teacher", HELD_OUT_SCENES, HELD_OUT_SEED)
-    image = load_image_teacher(str(folder / "image"), image_ids=())
-    text = load_text_teacher(str(folder / "text"), caption_keys=(), max_length=64)
+    image = load_image_teacher(str(folder / "image"))
+    text = load_text_teacher(str(folder / "text"), max_length=64)
     assert text.tokenize is not None
     return {
         "image_spearman": agreement(

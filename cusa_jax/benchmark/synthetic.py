@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from cusa_jax import sharding
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.teachers import own
-from cusa_jax.teachers.bank import look_up
-from cusa_jax.teachers.load import unicom_teacher
+from cusa_jax.teachers.live import unicom_teacher
 from cusa_jax.teachers.mpnet import MPNet, MPNetConfig
+from cusa_jax.teachers.projection import narrowed
+from cusa_jax.teachers.stored import table_teacher
 from cusa_jax.teachers.text import pool
 from cusa_jax.teachers.unicom import UnicomConfig
 from cusa_jax.types import Batch, Params, Teacher, Teachers
@@ -80,11 +81,10 @@ def teachers(
     """Teachers whose params are shapes, to be filled by `draw`; None where `image` is."""
     if image is None:
         return None
-    width = config.teacher.bank_width or sizes.image.patches * sizes.image.dim
     return Teachers(
-        image=unicom_teacher("image", sizes.image, _shapes("unicom", sizes.image), config.teacher.dtype)
+        image=_live_image(sizes.image, config)
         if image == "live"
-        else _bank(config, mesh, width),
+        else _bank(config, mesh, sizes.image.patches * sizes.image.dim),
         text=_live_text(sizes.text, config)
         if text == "live"
         else _bank(config, mesh, sizes.text.hidden_size),
@@ -112,6 +112,11 @@ def shapes(teachers: Teachers | None, mesh: Mesh) -> Params:
     }
 
 
+def _live_image(sizes: UnicomConfig, config: Any) -> Teacher:
+    teacher = unicom_teacher("image", sizes, _shapes("unicom", sizes), config.teacher.dtype)
+    return narrowed(teacher, config.teacher.width)
+
+
 def _live_text(sizes: MPNetConfig, config: Any) -> Teacher:
     mpnet = MPNet(sizes, config.teacher.dtype)
 
@@ -130,8 +135,7 @@ def _shapes(family: str, sizes: Any) -> Params:
 def _bank(config: Any, mesh: Mesh, width: int) -> Teacher:
     """With a row for each sample of a batch: more change nothing in the time, and add only themselves to the memory."""
     rows = sharding.round_up(config.batch_size, mesh.size)
-    dtype = jnp.dtype(config.teacher.bank_dtype)
-    features = jax.ShapeDtypeStruct((rows, width), dtype, sharding=sharding.batch_sharding(mesh))
-    return Teacher(
-        "bank", {"features": features}, lambda p, index: look_up(p["features"], index, mesh), "index"
-    )
+    shape = rows, min(width, config.teacher.width or width)
+    dtype = jnp.dtype(config.teacher.stored_dtype or "float32")
+    table = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh))
+    return table_teacher("bank", table, mesh)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cusa_jax import sharding
 from cusa_jax.evaluation.sources import ArraySource, ModelSource, Source, TextSource
-from cusa_jax.teachers.load import load_text_teacher
+from cusa_jax.teachers.live import load_text_teacher
 from cusa_jax.weights.formats import load_model
 from cusa_jax.workdir import CONFIG, read_json
 
@@ -20,7 +20,7 @@ def open_source(path: str, *, batch_size: int, workers: int) -> Source:
         return ArraySource(path)
     mesh = sharding.make_mesh()
     if _is_sentence_encoder(Path(path)):
-        teacher = load_text_teacher(path, caption_keys=(), max_length=512)
+        teacher = load_text_teacher(path, max_length=512)
         return TextSource(teacher, mesh, batch_size)
     model, variables = load_model(path)
     return ModelSource(path, model, sharding.put_params(variables, mesh), mesh, batch_size, workers)

@@ -19,7 +19,6 @@ import zipfile
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -34,6 +33,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.evaluation.recall import Scores, normalised
 from cusa_jax.models.clip import preset_name
 from cusa_jax.models.dual_encoder import DualEncoder
+from cusa_jax.teachers.encoding import encode_all, text_batches
 from cusa_jax.types import Params, Teacher
 
 CROSS = "cross-modal head"
@@ -161,9 +161,9 @@ class TextSource:
     architecture: str | None = None
 
     def __init__(self, teacher: Teacher, mesh: Mesh, batch_size: int):
-        self.name, self._teacher, self._mesh = teacher.name, teacher, mesh
+        self.name, self._mesh = teacher.name, mesh
+        self._teacher = dataclasses.replace(teacher, params=sharding.put_params(teacher.params, mesh))
         self._batch_size = sharding.round_up(batch_size, mesh.size)
-        self._apply = jax.jit(teacher.apply)
 
     def captioned(self, name: str, table: CaptionTable | None) -> Captioned:
         raise InputError(f"{self.name} encodes sentences only: it sees no images")
@@ -173,21 +173,13 @@ class TextSource:
 
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
         assert self._teacher.tokenize is not None
-        tokens = self._teacher.tokenize(texts)
-        lengths = text_lengths(tokens["attention_mask"])
-        order = np.argsort(lengths, kind="stable")
-        parts = []
-        for start in tqdm(
-            range(0, len(order), self._batch_size), "sts: texts", unit="batch", leave=False, delay=1
-        ):
-            rows = order[start : start + self._batch_size]
-            width = text_length_bucket(lengths[rows])
-            batch = {key: ids[np.resize(rows, self._batch_size), :width] for key, ids in tokens.items()}
-            features = self._apply(
-                self._teacher.params, {key: sharding.put_rows(ids, self._mesh) for key, ids in batch.items()}
-            )
-            parts.append(sharding.fetch(features)[: len(rows)])
-        return np.concatenate(parts)[np.argsort(order)], "sentence features"
+        batches = text_batches(self._teacher.tokenize(texts), self._batch_size)
+        found = encode_all(self._teacher, batches, self._mesh)
+        shown = tqdm(
+            found, "sts: texts", -(-len(texts) // self._batch_size), unit="batch", leave=False, delay=1
+        )
+        numbers, features = (np.concatenate(parts) for parts in zip(*shown, strict=True))
+        return features[np.argsort(numbers)], "sentence features"
 
 
 class ArraySource:

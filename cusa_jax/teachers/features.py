@@ -1,4 +1,4 @@
-"""Teacher features computed beforehand: one vector per image (or caption), looked up in the train step.
+"""Files of teacher features computed beforehand: one vector per image (or caption).
 
 Two formats: `.npz` with `ids` and `features`, ours, and the reference's `*_unicom.npy` (`pickled.py`).
 An image is known by its image id, the k-th caption of an image (from 0) by `<image id>#<k>`.
@@ -10,26 +10,14 @@ import collections
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.errors import InputError
 from cusa_jax.files import written_whole
 from cusa_jax.teachers.pickled import read_pickled_features
-from cusa_jax.types import Teacher
 
 SUFFIXES = (".npz", ".npy")
 SHOWN = 3  # ids that a message names before it counts
-
-
-def feature_teacher(path: Path, ids: Sequence[str]) -> Teacher:
-    """A teacher that looks up row n for sample number n: ids[n] is the id of that image or caption."""
-    return Teacher(
-        name=str(path),
-        params={"features": read_features(path, ids)},
-        apply=lambda params, index: params["features"][index].astype(jnp.float32),
-        inputs="index",
-    )
 
 
 def caption_keys(image_ids: Sequence[str], caption_image: np.ndarray) -> list[str]:

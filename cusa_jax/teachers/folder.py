@@ -1,4 +1,4 @@
-"""Where a teacher comes from: a feature file, a model folder, or a Hugging Face id."""
+"""Where a teacher comes from: a file, a model folder, or a Hugging Face id."""
 
 from __future__ import annotations
 

@@ -1,86 +1,111 @@
-"""Teachers by name: a Hugging Face id, a local model folder, or a file of features computed beforehand."""
+"""The two teachers of a run: live, from a feature file, or from a bank."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
-from cusa_jax.data.images import normalise
+from cusa_jax import sharding
+from cusa_jax.config import needs_teachers
+from cusa_jax.data.pipeline import image_batches
+from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
-from cusa_jax.teachers import own, transformers_flax
-from cusa_jax.teachers.features import feature_teacher
-from cusa_jax.teachers.folder import locate, read_json
-from cusa_jax.teachers.mpnet import MPNet
-from cusa_jax.teachers.text import TextEncoder, text_teacher
-from cusa_jax.teachers.unicom import Unicom, UnicomConfig
-from cusa_jax.types import Params, Teacher
+from cusa_jax.teachers import features
+from cusa_jax.teachers.bank import bank_features, teacher_fingerprint
+from cusa_jax.teachers.encoding import Inputs, encode_all, text_batches
+from cusa_jax.teachers.folder import locate
+from cusa_jax.teachers.live import load_image_teacher, load_text_teacher
+from cusa_jax.teachers.projection import narrowed, project_rows
+from cusa_jax.teachers.stored import stored_teacher
+from cusa_jax.types import Teacher, Teachers
 
 
-def load_text_teacher(
-    source: str, *, caption_keys: Sequence[str], max_length: int, dtype: str = "float32"
-) -> Teacher:
-    """The text teacher at `source`; features of a live one have length 1.
+def load_teachers(config: Any, train: Split, mesh: Mesh) -> Teachers | None:
+    """Both teachers of the training split; None where the configuration names none.
 
-    caption_keys: ids of the captions in a feature file (`features.caption_keys`); only that reads them.
-    max_length: tokens after which a live teacher's text is cut, where it sets no smaller limit itself.
-    dtype: 'float32' or 'bfloat16', in which a live teacher computes; parameters and features are float32.
-
-    Raises InputError where the source, or one of its files, is missing or not what it must be.
+    Raises InputError for whatever is wrong with them.
     """
-    path = locate(source)
-    if path.is_file():
-        return feature_teacher(path, caption_keys)
-    config = _read_config(path, ("mpnet", *transformers_flax.TEXT_MODELS), "text")
-    if config["model_type"] == "mpnet":
-        encoder = _mpnet_encoder(path, config, jnp.dtype(dtype))
-    else:
-        encoder = transformers_flax.text_encoder(path, config, jnp.dtype(dtype))
-    return text_teacher(source, path, encoder, max_length)
-
-
-def load_image_teacher(source: str, *, image_ids: Sequence[str], dtype: str = "float32") -> Teacher:
-    """The image teacher at `source`. image_ids: only a feature file reads them. The rest as for text."""
-    path = locate(source, ".pt")
-    if path.suffix == ".pt" and path.is_file():
-        return unicom_teacher(source, *own.read_unicom(path), jnp.dtype(dtype))
-    if path.is_file():
-        return feature_teacher(path, image_ids)
-    config = _read_config(path, ("unicom", *transformers_flax.IMAGE_MODELS), "image")
-    if config["model_type"] == "unicom":
-        return unicom_teacher(source, *own.load(path, config), jnp.dtype(dtype))
-    return transformers_flax.image_teacher(source, path, config, jnp.dtype(dtype))
-
-
-def _read_config(folder: Path, known: Sequence[str], modality: str) -> dict[str, Any]:
-    path = folder / "config.json"
-    config = read_json(path, "a model folder holds config.json and model.safetensors")
-    if config.get("model_type") not in known:
+    if not config.teacher.image:
+        return None
+    if needs_teachers(config):
+        return _load_both(config, train, mesh)
+    try:
+        teachers = _load_both(config, train, mesh)
+    except InputError as error:
         raise InputError(
-            f"{path}: model_type is {config.get('model_type')!r}; {modality} teachers are {', '.join(known)}"
+            f"{error}. CSA and USA have weight 0 here, so that teachers only measure them: "
+            "--config.teacher.image= --config.teacher.text= leaves them out"
+        ) from error
+    print("CSA and USA have weight 0: the teachers only measure them", flush=True)
+    return teachers
+
+
+def _load_both(config: Any, train: Split, mesh: Mesh) -> Teachers:
+    settings, table = config.teacher, train.table
+    batch_size = sharding.round_up(config.eval.batch_size, mesh.size)
+    keys = features.caption_keys(table.image_ids, table.caption_image)
+    text_options = {"max_length": settings.max_length}
+
+    def image_inputs(teacher: Teacher, first_batch: int) -> Inputs:
+        assert teacher.image_size
+        return image_batches(
+            table,
+            batch_size=batch_size,
+            image_size=teacher.image_size,
+            first_batch=first_batch,
+            workers=config.data.workers,
+            on_bad_image=config.data.on_bad_image,
         )
-    return config
+
+    def text_inputs(teacher: Teacher, first_batch: int) -> Inputs:
+        assert teacher.tokenize
+        return text_batches(teacher.tokenize(train.captions), batch_size, first_batch)
+
+    load = functools.partial(_load, settings, mesh)
+    names = [path.name for path in table.image_paths]
+    return Teachers(
+        image=load(
+            "image", load_image_teacher, image_inputs, table.image_ids, [*table.image_ids, *names], {}
+        ),
+        text=load("text", load_text_teacher, text_inputs, keys, [*keys, *train.captions], text_options),
+    )
 
 
-def _mpnet_encoder(folder: Path, raw_config: dict[str, Any], dtype: jnp.dtype) -> TextEncoder:
-    config, params = own.load(folder, raw_config)
-    model = MPNet(config, dtype)
+def _load(
+    settings: Any,
+    mesh: Mesh,
+    modality: str,
+    load_live: Callable[..., Teacher],
+    inputs: Callable[[Teacher, int], Inputs],
+    ids: Sequence[str],
+    samples: Sequence[str],
+    options: dict[str, Any],
+) -> Teacher:
+    """settings: `config.teacher`. ids: of the samples in a feature file. samples: what else decides their features."""
+    source, width = settings[modality], settings.width
+    options = {"dtype": settings.dtype, **options}
 
-    def states(params: Params, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        return cast(jax.Array, model.apply({"params": params}, input_ids, attention_mask))
+    def live() -> Teacher:
+        return narrowed(load_live(source, **options), width)
 
-    return TextEncoder(params, states, config.max_tokens, config.vocab_size, config.pad_token_id)
+    def of_file() -> np.ndarray:
+        return project_rows(features.read_features(locate(source), ids), width)
 
+    def compute(first_batch: int) -> Any:
+        if is_file:
+            return [(np.arange(len(ids)), of_file())]
+        teacher = live()
+        return encode_all(teacher, inputs(teacher, first_batch), mesh)
 
-def unicom_teacher(name: str, config: UnicomConfig, params: Params, dtype: jnp.dtype) -> Teacher:
-    """UNICOM as a teacher; params: arrays, or their shapes where nothing is to be run yet."""
-    model = Unicom(config, dtype)
-
-    def apply(params: Params, pixels: jax.Array) -> jax.Array:
-        normalised = normalise(pixels, mean=config.mean, std=config.std)
-        return cast(jax.Array, model.apply({"params": params}, normalised))
-
-    return Teacher(name=name, params=params, apply=apply, inputs="pixels", image_size=config.image_size)
+    is_file = Path(source).suffix in features.SUFFIXES
+    if settings.bank and settings.control != "uniform":  # which needs no features
+        fingerprint = teacher_fingerprint(source, samples, width=width, **options)
+        found = bank_features(Path(settings.bank) / modality, fingerprint, compute, samples=len(ids))
+    elif is_file:
+        found = of_file()
+    else:
+        return live()
+    return stored_teacher(source, found, mesh, settings.stored_dtype)

@@ -1,8 +1,17 @@
-"""The smallest tokenizer a text teacher can have."""
+"""The smallest tokenizer a text teacher can have, and a training split of 21 images and 105 captions."""
 
 import json
 
 import pytest
+
+from cusa_jax.data import world
+from cusa_jax.data.splits import load_split
+
+
+@pytest.fixture(scope="session")
+def world_train(tmp_path_factory):
+    folder = world.write(tmp_path_factory.mktemp("world") / "world", {"train": 21, "val": 1, "test": 1})
+    return load_split(str(folder), "train", image_root="", context_length=77)
 
 
 @pytest.fixture

@@ -1,94 +1,160 @@
-"""Where a teacher comes from, and one clear line where it does not come."""
+"""A run's teachers: the same soft labels live, from feature files and from banks."""
 
-import huggingface_hub
+import importlib.resources
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from cusa_jax import similarity
+from cusa_jax.config import default_config
 from cusa_jax.errors import InputError
-from cusa_jax.teachers import folder as folder_module
-from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
+from cusa_jax.sharding import make_mesh, put_params, put_rows
+from cusa_jax.teachers import own, unicom
+from cusa_jax.teachers.control import teacher_features
+from cusa_jax.teachers.features import caption_keys, write_features
+from cusa_jax.teachers.live import load_image_teacher
+from cusa_jax.teachers.load import load_teachers
+from cusa_jax.teachers.projection import project
+from cusa_jax.types import Batch
+from cusa_jax.weights import torch_file, torch_layout
+
+TEACHERS = importlib.resources.files("cusa_jax") / "assets" / "world_teachers"
+IMAGE_COUNT = 21
+IMAGES, CAPTIONS = [3, 20, 0, 7, 7, 11, 19, 4], [0, 104, 17, 52, 53, 8, 99, 30]
 
 
-def load_text(source):
-    return load_text_teacher(str(source), caption_keys=[], max_length=64)
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(fsdp=2)
 
 
-def load_image(source):
-    return load_image_teacher(str(source), image_ids=[])
+@pytest.fixture(scope="module")
+def live(world_train, mesh):
+    found = soft_labels(load_teachers(config(), world_train, mesh), world_train, mesh)
+    assert float(jnp.ptp(found.image)) > 0.3  # there is something to tell apart
+    return found
 
 
-@pytest.mark.parametrize("load", [load_text, load_image])
+def config(**teacher):
+    config = default_config()
+    config.teacher.image, config.teacher.text = str(TEACHERS / "image"), str(TEACHERS / "text")
+    config.eval.batch_size = 8
+    config.teacher.update(teacher)
+    return config
+
+
+def soft_labels(teachers, train, mesh):
+    """Of the photographs IMAGES and the captions CAPTIONS, by whatever the teachers take."""
+    images, captions = np.array(IMAGES, np.int32), np.array(CAPTIONS, np.int32)
+    pixels = np.stack([train.table.read_image(image, 32)[0] for image in IMAGES])
+    batch = Batch(pixels, train.tokens[captions], images, captions, images, captions)
+    if teachers.text.tokenize:
+        batch = batch.replace(teacher_text=teachers.text.tokenize([train.captions[n] for n in CAPTIONS]))
+    params = put_params({"image": teachers.image.params, "text": teachers.text.params}, mesh)
+    rows = jax.tree.map(lambda x: put_rows(np.asarray(x), mesh), batch)
+    return jax.jit(
+        lambda params, rows: similarity.teacher(*teacher_features(teachers, params, rows, "none"))
+    )(params, rows)
+
+
+def test_a_bank_s_are_the_live_teachers(tmp_path, world_train, mesh, live):
+    banked = config(bank=str(tmp_path / "bank"))
+    for options, tolerance in (({}, 2e-6), ({}, 2e-6), ({"stored_dtype": "bfloat16"}, 5e-3)):
+        banked.teacher.update(options)
+        teachers = load_teachers(banked, world_train, mesh)
+        assert teachers.image.inputs == teachers.text.inputs == "index"
+        assert teachers.image.params["features"].dtype == options.get("stored_dtype", "float32")
+        found = soft_labels(teachers, world_train, mesh)
+        np.testing.assert_allclose(found.image, live.image, atol=tolerance)
+        np.testing.assert_allclose(found.text, live.text, atol=tolerance)
+
+
+@pytest.mark.parametrize("bank", [False, True])
+def test_a_file_s_are_looked_up_and_narrowed(tmp_path, world_train, mesh, bank):
+    table, draw = world_train.table, np.random.default_rng(1)
+    keys = caption_keys(table.image_ids, table.caption_image)
+    images = draw.normal(size=(len(table.image_ids), 500)).astype(np.float16)
+    texts = draw.normal(size=(len(keys), 60)).astype(np.float32)
+    write_features(tmp_path / "images.npz", table.image_ids, images)
+    write_features(tmp_path / "texts.npz", keys, texts)
+    settings = config(image=str(tmp_path / "images.npz"), text=str(tmp_path / "texts.npz"), width=100)
+    if bank:
+        settings.teacher.bank = str(tmp_path / "bank")
+    teachers = load_teachers(settings, world_train, mesh)
+    held = teachers.image.params["features"]
+    assert held.shape == (24, 100)  # 21 rows over 8 devices
+    assert {shard.data.shape[0] for shard in held.addressable_shards} == {3}
+    found = soft_labels(teachers, world_train, mesh)
+    narrow = project(images[IMAGES].astype(np.float32), 100)
+    expected = similarity.teacher(narrow, texts[CAPTIONS])
+    np.testing.assert_allclose(found.image, expected.image, atol=2e-6)
+    np.testing.assert_allclose(found.text, expected.text, atol=2e-6)
+
+
+def test_live_teachers_are_narrowed(world_train, mesh, live):
+    teachers = load_teachers(config(width=16), world_train, mesh)
+    found = soft_labels(teachers, world_train, mesh)
+    batch = np.stack([world_train.table.read_image(image, 32)[0] for image in IMAGES])
+    assert teachers.image.apply(teachers.image.params, batch).shape[1] == 16
+    assert 0.01 < float(jnp.abs(found.image - live.image).max()) < 0.9
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_a_bank_takes_unicom_as_a_folder_and_as_its_own_file(tmp_path, world_train, mesh, released):
+    sizes = unicom.UnicomConfig(16, 8, 64, 1, num_heads=1)
+    shapes = jax.eval_shape(unicom.Unicom(sizes).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes["params"])
+    source = tmp_path / ("FP16-ViT.pt" if released else "unicom")
+    if released:
+        torch_file.write(source, torch_layout.to_torch(params, unicom.key_table(sizes)))
+    else:
+        own.save(source, sizes, params)
+    settings = config(image=str(source), bank=str(tmp_path / "bank"))
+    table = np.asarray(load_teachers(settings, world_train, mesh).image.params["features"])
+    pixels = np.stack([world_train.table.read_image(n, 16)[0] for n in range(IMAGE_COUNT)])
+    live = load_image_teacher(str(source))
+    np.testing.assert_allclose(table[:IMAGE_COUNT], live.apply(live.params, pixels), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("change", "told"),
     [
-        ("missing.npy", "no such file or folder"),
-        ("missing/folder", "no such file or folder"),
-        (
-            "pytorch_model.bin",
-            "not read.* give the folder with config.json|of UNICOM is read; otherwise give",
-        ),
-        ("FP16-ViT-B-32.pt", r"by itself it is not read; give the folder|\.pt: not a file of torch\.save"),
-        ("notes.txt", "a teacher is a model folder or a feature file"),
-        (
-            "empty",
-            r"empty/config\.json: no such file; a model folder holds config\.json and model\.safetensors",
-        ),
+        ({"dtype": "bfloat16"}, "dtype"),
+        ({"width": 16}, "width"),
+        ({"max_length": 9}, "max length"),
+        ({"text": "weights"}, "teacher files"),
+        ({"captions": True}, "samples"),
     ],
 )
-def test_source_that_is_no_teacher(tmp_path, load, name, told):
-    (tmp_path / "FP16-ViT-B-32.pt").touch()
-    (tmp_path / "pytorch_model.bin").touch()
-    (tmp_path / "notes.txt").touch()
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=told):
-        load(tmp_path / name)
+def test_bank_of_another_teacher_or_other_samples_is_refused(
+    tmp_path, world_train, mesh, monkeypatch, change, told
+):
+    """The fingerprint alone decides: the teachers are not even loaded."""
+    source = tmp_path / "teacher"
+    source.mkdir()
+    for file in (TEACHERS / "text").iterdir():
+        (source / file.name).write_bytes(file.read_bytes())
+    settings, train = config(bank=str(tmp_path / "bank"), text=str(source)), world_train
+    load_teachers(settings, train, mesh)
+    for modality in ("image", "text"):
+        monkeypatch.setattr(f"cusa_jax.teachers.load.load_{modality}_teacher", None)
+    load_teachers(settings, train, mesh)
+    if "text" in change:
+        with (source / "model.safetensors").open("ab") as weights:
+            weights.write(b"more")
+    elif "captions" in change:
+        captions = [*train.captions[:-1], "another"]
+        train = type(train)(train.table, captions, train.tokens, train.relevance)
+    else:
+        settings.teacher.update(change)
+    with pytest.raises(InputError, match=rf"bank\.json: the bank was computed with other {told};"):
+        load_teachers(settings, train, mesh)
 
 
-@pytest.mark.parametrize(
-    ("config", "told"),
-    [
-        ('{"model_type": "gpt2"}', "model_type is 'gpt2'; (text|image) teachers are (mpnet|unicom), "),
-        ("{}", "model_type is None"),
-        ('{"model_type": ["bert"]}', r"model_type is \['bert'\]"),
-        ("[1]", "must hold a JSON object"),
-        ('{"model_type"', "not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
-    ],
-)
-@pytest.mark.parametrize("load", [load_text, load_image])
-def test_config_that_is_no_teacher_s(tmp_path, load, config, told):
-    (tmp_path / "config.json").write_text(config)
-    with pytest.raises(InputError, match=rf"config\.json: .*{told}"):
-        load(tmp_path)
-
-
-def test_text_teacher_for_images_and_the_reverse(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "mpnet"}')
-    with pytest.raises(InputError, match="image teachers are unicom, vit"):
-        load_image(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "unicom"}')
-    with pytest.raises(InputError, match="text teachers are mpnet, albert, bert"):
-        load_text(tmp_path)
-
-
-@pytest.mark.parametrize("source", ["someone/some-model", "some-model", "not an id"])
-def test_hugging_face_id_without_network(monkeypatch, tmp_path, source):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        InputError, match=f"{source}: neither a folder here nor .*give a local folder"
-    ) as caught:
-        load_text(source)
-    assert "\n" not in str(caught.value)
-
-
-def test_hugging_face_id_is_asked_for_data_only(monkeypatch, tmp_path):
-    asked = {}
-
-    def download(source, allow_patterns):
-        asked.update(source=source, allow_patterns=allow_patterns)
-        return str(tmp_path)
-
-    monkeypatch.setattr(folder_module, "snapshot_download", download)
-    assert folder_module.locate("someone/some-model") == tmp_path
-    assert asked == {"source": "someone/some-model", "allow_patterns": ["*.safetensors", "*.json", "*.txt"]}
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_a_missing_feature_file_is_named(world_train, mesh, side):
+    with pytest.raises(InputError, match=r"missing\.npy: no such file or folder"):
+        load_teachers(config(**{side: "missing.npy"}), world_train, mesh)

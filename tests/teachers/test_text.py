@@ -8,7 +8,7 @@ import pytest
 
 from cusa_jax.errors import InputError
 from cusa_jax.teachers import mpnet, own
-from cusa_jax.teachers.load import load_text_teacher
+from cusa_jax.teachers.live import load_text_teacher
 from cusa_jax.teachers.text import pool
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "red", "circle", "above", "blue", "square"]
@@ -35,7 +35,7 @@ def folder(tmp_path, params, write_word_tokenizer):
 
 
 def load(folder, max_length=64):
-    return load_text_teacher(str(folder), caption_keys=[], max_length=max_length)
+    return load_text_teacher(str(folder), max_length=max_length)
 
 
 def write_json(path, value):

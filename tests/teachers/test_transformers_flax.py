@@ -12,7 +12,7 @@ from flax import traverse_util
 from safetensors.numpy import load_file, save_file
 
 from cusa_jax.errors import InputError
-from cusa_jax.teachers.load import load_image_teacher, load_text_teacher
+from cusa_jax.teachers.live import load_image_teacher, load_text_teacher
 from cusa_jax.weights import torch_file
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -52,7 +52,7 @@ def bert(tmp_path):
 
 
 def load_text(folder, **options):
-    return load_text_teacher(str(folder), caption_keys=[], **{"max_length": 64} | options)
+    return load_text_teacher(str(folder), **{"max_length": 64} | options)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -123,7 +123,7 @@ def test_image_features_are_the_normed_class_token(tmp_path, kind, dtype):
     model = make_folder(tmp_path, model_class, config)
     preprocessing |= {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessing))
-    teacher = load_image_teacher(str(tmp_path), image_ids=[], dtype=dtype)
+    teacher = load_image_teacher(str(tmp_path), dtype=dtype)
     assert (teacher.inputs, teacher.image_size) == ("pixels", 16)
 
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
@@ -196,4 +196,4 @@ def test_preprocessing_is_never_guessed(tmp_path, content, told):
     if content:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=rf"preprocessor_config\.json.*{told}"):
-        load_image_teacher(str(tmp_path), image_ids=[])
+        load_image_teacher(str(tmp_path))

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from cusa_jax.errors import InputError
 from cusa_jax.teachers import own, unicom
-from cusa_jax.teachers.load import load_image_teacher
+from cusa_jax.teachers.live import load_image_teacher
 from cusa_jax.weights import torch_file, torch_layout
 
 SIZE, PATCH, DIM, DEPTH, HEADS, MLP = 24, 8, 12, 2, 3, 48
@@ -105,7 +105,7 @@ def by_definition(weights, image):
 
 
 def test_features_are_the_flattened_patch_tokens(folder, weights, pixels):
-    teacher = load_image_teacher(str(folder), image_ids=[])
+    teacher = load_image_teacher(str(folder))
     assert (teacher.inputs, teacher.image_size) == ("pixels", SIZE)
     assert {leaf.dtype for leaf in jax.tree.leaves(teacher.params)} == {np.dtype(np.float32)}
     with jax.default_matmul_precision("highest"):
@@ -115,7 +115,7 @@ def test_features_are_the_flattened_patch_tokens(folder, weights, pixels):
 
 
 def test_bfloat16_computes_close_and_answers_float32(folder, weights, pixels):
-    teacher = load_image_teacher(str(folder), image_ids=[], dtype="bfloat16")
+    teacher = load_image_teacher(str(folder), dtype="bfloat16")
     features = teacher.apply(teacher.params, pixels)
     assert features.dtype == jnp.float32
     truth = np.array([by_definition(weights, image) for image in pixels])
@@ -124,11 +124,11 @@ def test_bfloat16_computes_close_and_answers_float32(folder, weights, pixels):
 
 
 def test_pixels_are_normalised_as_the_config_says(folder, weights, pixels):
-    before = load_image_teacher(str(folder), image_ids=[])
+    before = load_image_teacher(str(folder))
     (folder / "config.json").write_text(
         json.dumps(CONFIG | {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]})
     )
-    after = load_image_teacher(str(folder), image_ids=[])
+    after = load_image_teacher(str(folder))
     model = unicom.Unicom(unicom.UnicomConfig(SIZE, PATCH, DIM, DEPTH, HEADS))
     direct = model.apply({"params": after.params}, (pixels / 255 - 0.5) / 0.25)
     np.testing.assert_allclose(after.apply(after.params, pixels), direct, atol=1e-4)
@@ -146,10 +146,10 @@ def test_vit_b_32_has_the_published_size():
 
 
 def test_saved_folder_gives_the_same_teacher(folder, tmp_path):
-    before = load_image_teacher(str(folder), image_ids=[])
+    before = load_image_teacher(str(folder))
     config = unicom.UnicomConfig(SIZE, PATCH, DIM, DEPTH, HEADS)
     own.save(tmp_path / "again", config, before.params)
-    after = load_image_teacher(str(tmp_path / "again"), image_ids=[])
+    after = load_image_teacher(str(tmp_path / "again"))
     jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
     assert after.image_size == before.image_size
 
@@ -163,11 +163,11 @@ def test_the_released_file_is_a_teacher_as_it_is(tmp_path):
     tensors = torch_layout.to_torch(params, unicom.key_table(config))
     head = {"feature.0.weight": np.zeros((3, 4), np.float16), "feature.1.num_batches_tracked": np.int64(7)}
     torch_file.write(tmp_path / "FP16-ViT.pt", tensors | head)
-    teacher = load_image_teacher(str(tmp_path / "FP16-ViT.pt"), image_ids=[])
+    teacher = load_image_teacher(str(tmp_path / "FP16-ViT.pt"))
     assert (teacher.inputs, teacher.image_size) == ("pixels", SIZE)
     jax.tree.map(np.testing.assert_array_equal, teacher.params, params)
     own.save(tmp_path / "folder", config, params)
-    folder = load_image_teacher(str(tmp_path / "folder"), image_ids=[])
+    folder = load_image_teacher(str(tmp_path / "folder"))
     pixels = rng.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
     np.testing.assert_array_equal(teacher.apply(teacher.params, pixels), folder.apply(folder.params, pixels))
 
@@ -181,7 +181,7 @@ def test_a_file_that_is_not_unicom_s(tmp_path, missing):
     del tensors[missing]
     torch_file.write(tmp_path / "x.pt", tensors)
     with pytest.raises(InputError, match=rf"x\.pt: .*{missing}"):
-        load_image_teacher(str(tmp_path / "x.pt"), image_ids=[])
+        load_image_teacher(str(tmp_path / "x.pt"))
 
 
 @pytest.mark.parametrize(
@@ -201,4 +201,4 @@ def test_a_file_that_is_not_unicom_s(tmp_path, missing):
 def test_bad_config_is_named(folder, config, named):
     (folder / "config.json").write_text(json.dumps(CONFIG | config))
     with pytest.raises(InputError, match=named):
-        load_image_teacher(str(folder), image_ids=[])
+        load_image_teacher(str(folder))
