@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS
-from cusa_jax.models.layers import ACTIVATIONS
+from cusa_jax.models.layers import ACTIVATIONS, ATTENTION
 
 LOSSES = {  # the four rows of the paper's tables: which of (contrastive, CSA, USA) are on
     "contrastive": ("contrastive",),
@@ -24,6 +24,7 @@ CHOICES = {
     "model.name": (*PRESETS, "auto"),
     "model.activation": ("", *ACTIVATIONS),
     "model.dtype": ("float32", "bfloat16"),
+    "model.attention": tuple(ATTENTION),
     "data.on_bad_image": ("error", "skip"),
     "loss.negatives": ("global", "local"),
     "loss.contrastive.reduction": ("mean", "sum"),
@@ -59,6 +60,7 @@ def default_config() -> ConfigDict:
 
     # 'auto' takes the sizes from init_from
     c.model = ConfigDict({"name": "vit_b_32", "dtype": "float32", "remat": False})
+    c.model.attention = "xla"  # 'cudnn': one fused kernel; NVIDIA GPUs, bfloat16
     c.model.activation = ""  # 'quick_gelu' | 'gelu', where init_from's file does not say it
 
     c.data = ConfigDict()
@@ -172,6 +174,10 @@ def validate(config: Any) -> None:
     if config.batch_size % config.accumulate:
         raise InputError(
             f"config.batch_size={config.batch_size} is not a multiple of accumulate={config.accumulate}; change either"
+        )
+    if config.model.attention == "cudnn" and config.model.dtype != "bfloat16":
+        raise InputError(
+            f"config.model.attention='cudnn' computes in bfloat16 only, and config.model.dtype='{config.model.dtype}'"
         )
     if not config.data.path:
         raise InputError(

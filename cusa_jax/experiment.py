@@ -157,10 +157,17 @@ def build_model(config: Any) -> tuple[DualEncoder, Params]:
 
 
 def make_model(config: Any, clip: ClipConfig) -> DualEncoder:
-    """The student with the heads that the losses compare. Raises InputError for a ResNet in micro-batches."""
+    """The student with the heads that the losses compare.
+
+    Raises InputError for a ResNet in micro-batches, and for cuDNN where there is no GPU.
+    """
     if config.accumulate > 1 and clip.resnet_blocks:
         raise InputError(
             f"config.accumulate={config.accumulate}: a ResNet's BatchNorm would see parts of a batch; set accumulate=1"
+        )
+    if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise InputError(
+            f"config.model.attention='cudnn' runs on NVIDIA GPUs, and this is {jax.default_backend()}; set 'xla'"
         )
     return DualEncoder(
         clip=clip,
@@ -168,6 +175,7 @@ def make_model(config: Any, clip: ClipConfig) -> DualEncoder:
         uni_heads=config.loss.usa.weight > 0,
         remat=config.model.remat,
         dtype=jax.numpy.dtype(config.model.dtype),
+        attention=config.model.attention,
     )
 
 

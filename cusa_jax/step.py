@@ -82,11 +82,13 @@ def train_step(
 def jitted(recipe: Recipe, donate: bool = True) -> Any:
     """`train_step` under `recipe`, compiled when first called. donate: the state given is gone afterwards."""
     # XLA for CPUs drops optimization barriers before it fuses: `layers.gradient_in_memory` needs them.
-    on_cpu = jax.default_backend() == "cpu"
+    device = recipe.mesh.devices.flat[0] if recipe.mesh else jax.devices()[0]
     return jax.jit(
         functools.partial(train_step, recipe=recipe),
         donate_argnums=0 if donate else (),
-        compiler_options={"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu else {},
+        compiler_options={"xla_disable_hlo_passes": "cse_barrier_expander"}
+        if device.platform == "cpu"
+        else {},
     )
 
 

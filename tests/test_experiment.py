@@ -5,6 +5,7 @@ import pytest
 from cusa_jax import experiment
 from cusa_jax.config import default_config
 from cusa_jax.errors import InputError
+from cusa_jax.models.clip import PRESETS
 
 
 def config(**changed):
@@ -32,3 +33,12 @@ def test_a_missing_split(tmp_path):
 def test_a_batch_that_the_devices_cannot_share():
     with pytest.raises(InputError, match=r"config\.batch_size=500 does not split over 8 devices"):
         experiment.build(config(batch_size=500))
+
+
+def test_cudnn_without_a_gpu():
+    config = default_config()
+    config.model.attention, config.model.dtype = "cudnn", "bfloat16"
+    with pytest.raises(
+        InputError, match=r"attention='cudnn' runs on NVIDIA GPUs, and this is cpu; set 'xla'"
+    ):
+        experiment.make_model(config, PRESETS["toy"])

@@ -99,6 +99,7 @@ class VisionTransformer(nn.Module):
     config: ClipConfig
     remat: bool
     dtype: jnp.dtype
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, pixels: jax.Array, train: bool = False) -> jax.Array:
@@ -112,9 +113,8 @@ class VisionTransformer(nn.Module):
         )
         x = x + self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)
         x = LayerNorm(dtype=self.dtype, name="ln_pre")(x)
-        x = Transformer(
-            c.vision_layers, c.vision_heads, False, c.activation, self.remat, self.dtype, name="transformer"
-        )(x)
+        compute = self.remat, self.dtype, self.attention
+        x = Transformer(c.vision_layers, c.vision_heads, False, c.activation, *compute, name="transformer")(x)
         x = LayerNorm(dtype=self.dtype, name="ln_post")(x[:, 0])
         return x @ self.param("projection", init, (c.vision_width, c.embed_dim)).astype(x.dtype)
 
@@ -129,6 +129,7 @@ class TextTransformer(nn.Module):
     config: ClipConfig
     remat: bool
     dtype: jnp.dtype
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -140,9 +141,8 @@ class TextTransformer(nn.Module):
         if tokens.shape[1] > c.context_length:
             raise InputError(f"captions of {tokens.shape[1]} tokens, but the model takes {c.context_length}")
         x = (embedding[tokens] + positions[: tokens.shape[1]]).astype(self.dtype)
-        x = Transformer(
-            c.text_layers, c.text_heads, True, c.activation, self.remat, self.dtype, name="transformer"
-        )(x)
+        compute = self.remat, self.dtype, self.attention
+        x = Transformer(c.text_layers, c.text_heads, True, c.activation, *compute, name="transformer")(x)
         x = LayerNorm(dtype=self.dtype, name="ln_final")(x)
         # End-of-text is the highest id of the vocabulary, and argmax takes the first of several.
         x = x[jnp.arange(len(x)), tokens.argmax(axis=-1)]

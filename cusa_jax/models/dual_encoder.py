@@ -23,11 +23,16 @@ class DualEncoder(nn.Module):
     uni_heads: bool = True
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+    attention: str = "xla"
 
     def setup(self):
-        tower = ModifiedResNet if self.clip.resnet_blocks else VisionTransformer
-        self.image = tower(self.clip, self.remat, self.dtype)
-        self.text = TextTransformer(self.clip, self.remat, self.dtype)
+        compute = self.remat, self.dtype
+        self.image = (
+            ModifiedResNet(self.clip, *compute)
+            if self.clip.resnet_blocks
+            else VisionTransformer(self.clip, *compute, self.attention)
+        )
+        self.text = TextTransformer(self.clip, *compute, self.attention)
         if self.cross_heads:
             self.cross_image, self.cross_text = ProjectionHead(), ProjectionHead()
         if self.uni_heads:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.scipy.fft import dct
 
@@ -23,10 +22,11 @@ def project(features: jax.Array, width: int) -> jax.Array:
     dim = features.shape[-1]
     if not 0 < width < dim:
         return features
-    sign_key, row_key = jax.random.split(jax.random.key(0))
-    rows = jax.random.permutation(row_key, dim)[:width]
-    mixed = dct(features * jax.random.rademacher(sign_key, (dim,), features.dtype), norm="ortho")
-    return mixed[:, rows] * jnp.sqrt(dim / width).astype(features.dtype)
+    with jax.ensure_compile_time_eval():  # the same in every step
+        sign_key, row_key = jax.random.split(jax.random.key(0))
+        rows = jax.random.permutation(row_key, dim)[:width]
+        signs = jax.random.rademacher(sign_key, (dim,), features.dtype)
+    return dct(features * signs, norm="ortho")[:, rows] * (dim / width) ** 0.5
 
 
 def project_rows(features: np.ndarray, width: int) -> np.ndarray:

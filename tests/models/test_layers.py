@@ -1,10 +1,14 @@
 """What the compiler makes of the transformer."""
 
+import types
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+import pytest
 
 from cusa_jax import step
-from cusa_jax.models.layers import Transformer
+from cusa_jax.models.layers import Transformer, attend, attend_fused
 
 
 def test_the_gradient_of_the_residual_stream_is_written_once(monkeypatch):
@@ -17,5 +21,22 @@ def test_the_gradient_of_the_residual_stream_is_written_once(monkeypatch):
         return jax.grad(lambda variables: tower.apply(variables, x).sum())(variables)
 
     monkeypatch.setattr(step, "train_step", train_step)
-    compiled = step.jitted(recipe=None, donate=False).lower(variables, None, x).compile()
+    compiled = step.jitted(types.SimpleNamespace(mesh=None), donate=False).lower(variables, None, x).compile()
     assert compiled.as_text().count("opt-barrier(") == 4 - 1  # two a block; nothing follows the last
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [6, 7])
+def test_attention_in_one_kernel_is_attention(causal, length):
+    """What surrounds the kernel, with XLA's in place of cuDNN's: lengths, the unseen token, scale and mask."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    *qkv, weights = (jax.random.normal(key, (3, length, 2, 8)) for key in keys)
+
+    def gradients(function, *options):
+        def total(*qkv):
+            return (weights * function(*qkv, causal, *options)).sum()
+
+        return jax.value_and_grad(total, argnums=(0, 1, 2))(*qkv)
+
+    found, expected = gradients(attend_fused, "xla"), gradients(attend)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, expected)
