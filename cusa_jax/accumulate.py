@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
+
+from cusa_jax.sharding import batch_sharding
 
 
 def in_micro_batches(encode: Callable[[Any], Any], rows: Any, count: int, mesh: Mesh | None = None) -> Any:
@@ -26,17 +27,15 @@ def in_micro_batches(encode: Callable[[Any], Any], rows: Any, count: int, mesh: 
     if count == 1:
         return encode(rows)
 
-    def numbered(x: jax.Array, number: jax.Array) -> jax.Array:
-        part = lax.dynamic_index_in_dim(x.reshape(-1, count, *x.shape[1:]), number, axis=1, keepdims=False)
-        if mesh is None:
-            return part
-        return lax.with_sharding_constraint(part, NamedSharding(mesh, P(mesh.axis_names)))
+    def cut(x: jax.Array, number: jax.Array) -> jax.Array:
+        found = lax.dynamic_index_in_dim(x.reshape(-1, count, *x.shape[1:]), number, axis=1, keepdims=False)
+        return found if mesh is None else lax.with_sharding_constraint(found, batch_sharding(mesh))
 
     # Rows are cut inside: the loop would keep a copy of all of them, pixels included, for the backward pass.
     # And inside a loop nothing can merge the second computation with the first, which prevent_cse guards against.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def part(number: jax.Array) -> Any:
-        return encode(jax.tree.map(lambda x: numbered(x, number), rows))
+        return encode(jax.tree.map(lambda x: cut(x, number), rows))
 
     def join(x: jax.Array) -> jax.Array:
         return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])

@@ -90,13 +90,13 @@ def default_config() -> ConfigDict:
     c.loss.usa.teacher_tau = _sides(1.0, 0.10, 1.0, shared=False, trainable=False, from_csa=True)
 
     c.teacher = ConfigDict()
-    c.teacher.image = (
-        ""  # model folder, Hugging Face id, or feature file (.npy of the reference, .npz of ours)
-    )
+    c.teacher.image = ""  # model folder, Hugging Face id, UNICOM's .pt, or feature file (README: formats)
     c.teacher.text = ""
     c.teacher.max_length = 64  # tokens of the text teacher
     c.teacher.dtype = "float32"  # compute dtype of live teachers
-    c.teacher.bank = ""  # folder of features computed once and then looked up; "" runs the teachers
+    c.teacher.bank = (
+        ""  # folder for what live teachers say, computed once and looked up; "" runs them in every step
+    )
     c.teacher.width = 0  # > 0: project wider features to so many numbers
     c.teacher.stored_dtype = ""  # of a bank's or file's features on the devices; "" keeps it
     c.teacher.control = "none"  # 'shuffled' | 'uniform': teachers that know nothing, to compare with
@@ -146,6 +146,19 @@ def nearest(word: str, words: Any) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
+def from_values(values: Any, where: Any) -> ConfigDict:
+    """The configuration in a file; keys that did not exist when it was written have their defaults.
+
+    Raises InputError naming `where` it is from, if it is not one of this program's.
+    """
+    config = default_config()
+    try:
+        config.update(values)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: its configuration is not one of this program's ({error})") from error
+    return config
+
+
 def flat(config: Any) -> dict[str, Any]:
     """{'loss.csa.weight': 0.1, …} for every leaf."""
     out: dict[str, Any] = {}
@@ -164,20 +177,10 @@ def needs_teachers(config: Any) -> bool:
 
 def validate(config: Any) -> None:
     """Raises InputError for the first value or combination that cannot be meant."""
-    values = flat(config)
-    _check_keys(values)
-    _check_numbers(values)
-    for key, choices in CHOICES.items():
-        if values[key] not in choices:
-            hint = nearest(str(values[key]), choices)
-            raise InputError(f"config.{key}='{values[key]}' is none of {', '.join(choices)}{hint}")
+    check_values(config)
     if config.batch_size % config.accumulate:
         raise InputError(
             f"config.batch_size={config.batch_size} is not a multiple of accumulate={config.accumulate}; change either"
-        )
-    if config.model.attention == "cudnn" and config.model.dtype != "bfloat16":
-        raise InputError(
-            f"config.model.attention='cudnn' computes in bfloat16 only, and config.model.dtype='{config.model.dtype}'"
         )
     if not config.data.path:
         raise InputError(
@@ -191,6 +194,17 @@ def validate(config: Any) -> None:
         )
     check_loss(config)
     _check_teachers(config)
+
+
+def check_values(config: Any) -> None:
+    """Raises InputError for the first key that does not exist, and the first value that it cannot have."""
+    values = flat(config)
+    _check_keys(values)
+    _check_numbers(values)
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            hint = nearest(str(values[key]), choices)
+            raise InputError(f"config.{key}='{values[key]}' is none of {', '.join(choices)}{hint}")
 
 
 def _check_numbers(values: dict[str, Any]) -> None:

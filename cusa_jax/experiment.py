@@ -104,7 +104,6 @@ def make_recipe(
         loss=config.loss,
         groups=config.batch_size // config.loss.local_batch if config.loss.negatives == "local" else 1,
         teachers=teachers,
-        control=config.teacher.control,
         micro_batches=config.accumulate,
         mesh=mesh,
     )
@@ -159,7 +158,7 @@ def build_model(config: Any) -> tuple[DualEncoder, Params]:
 def make_model(config: Any, clip: ClipConfig) -> DualEncoder:
     """The student with the heads that the losses compare.
 
-    Raises InputError for a ResNet in micro-batches, and for cuDNN where there is no GPU.
+    Raises InputError for a ResNet in micro-batches, and for cuDNN where it cannot be.
     """
     if config.accumulate > 1 and clip.resnet_blocks:
         raise InputError(
@@ -168,6 +167,11 @@ def make_model(config: Any, clip: ClipConfig) -> DualEncoder:
     if config.model.attention == "cudnn" and jax.default_backend() != "gpu":
         raise InputError(
             f"config.model.attention='cudnn' runs on NVIDIA GPUs, and this is {jax.default_backend()}; set 'xla'"
+        )
+    if config.model.attention == "cudnn" and config.model.dtype != "bfloat16":
+        raise InputError(
+            f"config.model.attention='cudnn' computes in bfloat16, and config.model.dtype='{config.model.dtype}'; "
+            "change either"
         )
     return DualEncoder(
         clip=clip,
@@ -200,7 +204,7 @@ def _batches(config: Any, train: Split, teachers: Teachers | None, image_size: i
         tokens=train.tokens,
         teachers=teachers,
         teacher_text=live_text(train.captions) if live_text else None,
-        control=config.teacher.control,
+        shuffled=config.teacher.control == "shuffled",
         workers=config.data.workers,
         on_bad_image=config.data.on_bad_image,
         cut_text=config.data.cut_text,

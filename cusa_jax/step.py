@@ -23,7 +23,7 @@ class Recipe:
     """What stays the same from step to step: everything that the compiled step is specialised to.
 
     loss: `config.loss`. groups: problems of local negatives per batch; 1 is global negatives.
-    teachers: None trains on the contrastive loss alone. control: 'none' | 'shuffled' | 'uniform'.
+    teachers: None trains on the contrastive loss alone.
     micro_batches: parts in which a batch is encoded, one after another. mesh: the devices its rows are split over;
     only tiled losses and micro-batches ask for it, and None is one device.
     """
@@ -34,7 +34,6 @@ class Recipe:
     loss: Any
     groups: int = 1
     teachers: Teachers | None = None
-    control: str = "none"
     micro_batches: int = 1
     mesh: Mesh | None = None
 
@@ -98,7 +97,7 @@ def frozen_features(
     """The teachers' features of a batch, without gradient; None where the recipe has no teachers."""
     if recipe.teachers is None:
         return None
-    teach = functools.partial(teacher_features, recipe.teachers, teacher_params, control=recipe.control)
+    teach = functools.partial(teacher_features, recipe.teachers, teacher_params)
     return jax.lax.stop_gradient(in_micro_batches(teach, batch, recipe.micro_batches, recipe.mesh))
 
 

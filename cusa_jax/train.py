@@ -23,6 +23,8 @@ from cusa_jax.step import jitted
 from cusa_jax.types import TrainState
 from cusa_jax.workdir import RESULTS, check_owner, claim, read_json, write_json
 
+_STEPS_AHEAD = 2  # that the host gives to the devices before they are done
+
 
 def train(config: Any, workdir: Path) -> dict[str, float] | None:
     """Runs or continues the training that `config` describes, in `workdir`.
@@ -72,6 +74,10 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
                 state, metrics = step_function(state, run.teacher_params, rows)
                 step += 1
                 unchecked.append(metrics)
+                if (
+                    len(unchecked) > _STEPS_AHEAD
+                ):  # or all batches up to the next line of the log would wait on device
+                    jax.block_until_ready(unchecked[-1 - _STEPS_AHEAD])
                 if step == first:
                     log.start_clock(step, metrics)
 
@@ -122,7 +128,8 @@ def _announce(run: Experiment, config: Any, step: int, last_step: int) -> None:
         train = run.splits["train"]
         print(
             f"{len(train.captions)} captions of {len(train.table.image_ids)} images | {last_step} steps of "
-            f"{config.batch_size} pairs, {run.steps_per_epoch} an epoch | {run.mesh.size} devices",
+            f"{config.batch_size} pairs, {run.steps_per_epoch} an epoch | "
+            f"{run.mesh.size} x {jax.devices()[0].device_kind}",
             f"continuing from step {step}" if step else "compiling the train step",
             sep="\n",
             flush=True,

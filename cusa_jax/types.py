@@ -87,7 +87,7 @@ class Teacher:
     """A frozen uni-modal encoder as a pure function, called inside the jitted train step.
 
     name: for messages and logs.
-    params: pytree of arrays, float32 unless the user asked otherwise.
+    params: pytree of arrays, float32; of stored features their table as it is stored. Shapes where none is run.
     apply: (params, inputs) -> features [B, D] in float32; pure, traceable.
     inputs: what `apply` takes beside params:
         'pixels'  uint8 [B, image_size, image_size, 3];

@@ -8,10 +8,10 @@ Training writes it too, at its end. What needs the data is left out where they a
 from pathlib import Path
 
 from absl import app, logging
-from ml_collections import ConfigDict
 
 from cusa_jax import sharding
 from cusa_jax.command import errors_in_one_line
+from cusa_jax.config import from_values
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.experiment import build
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     workdir = Path(argv[1])
     with errors_in_one_line():
         read_results(workdir)
-        config = ConfigDict(read_json(workdir / CONFIG))
+        config = from_values(read_json(workdir / CONFIG), workdir / CONFIG)
         evidence, missing = None, ""
         try:
             run = build(config)

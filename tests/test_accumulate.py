@@ -9,12 +9,14 @@ import optax
 import pytest
 
 from cusa_jax import sharding, temperatures
+from cusa_jax.accumulate import in_micro_batches
 from cusa_jax.config import default_config, validate
 from cusa_jax.data.images import normalise
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.step import Recipe, init_state, train_step
+from cusa_jax.teachers.stored import stored_teacher
 from cusa_jax.types import Batch, Teacher, Teachers
 
 ROWS = 32
@@ -35,7 +37,7 @@ def recipe(micro_batches=1, mesh=None, tile=0) -> Recipe:
         lambda w, pixels: normalise(pixels).reshape(len(pixels), -1) @ w,
         "pixels",
     )
-    text = Teacher("text", table.astype(np.float32), lambda table, index: table[index], "index")
+    text = stored_teacher("text", table.astype(np.float32), mesh or sharding.make_mesh(1, jax.devices()[:1]))
     return Recipe(
         model=DualEncoder(SMALL),
         temperatures=temperatures.temperatures(loss),
@@ -92,6 +94,19 @@ def test_the_step_equals_that_of_the_whole_batch(micro_batches, devices, tile):
 def test_activations_of_one_micro_batch_at_a_time():
     whole, parts = (compiled_and_result(n, 1)[0].memory_analysis().temp_size_in_bytes for n in (1, 4))
     assert parts < 0.6 * whole
+
+
+def test_rows_are_in_memory_once():
+    """Neither the loop nor its backward pass keeps copies of the pixels, which outweigh everything else here."""
+    rows = jax.ShapeDtypeStruct((64, 1 << 16), np.uint8)
+
+    def loss(weight, rows):
+        return in_micro_batches(
+            lambda x: jax.numpy.tanh(x.mean(1, dtype=np.float32) * weight), rows, 16
+        ).sum()
+
+    compiled = jax.jit(jax.grad(loss)).lower(1.0, rows).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 0.5 * rows.size
 
 
 def test_parts_of_unequal_size_are_refused():

@@ -90,7 +90,6 @@ def test_values_outside_the_choices_are_refused(key):
         ({"loss.csa.weight": -0.1}, r"loss\.csa\.weight=-0\.1 must be at least 0"),
         ({"loss.csa.weight": 0.0, "loss.usa.weight": 0.0, "loss.contrastive.weight": 0.0}, r"one must be above 0"),
         ({"schedule.warmup_epochs": 40.0}, r"warmup_epochs must be smaller"),
-        ({"model.attention": "cudnn"}, r"attention='cudnn' computes in bfloat16 only"),
         ({"teacher.text": ""}, r"config\.teacher\.text is empty, but CSA and USA need both teachers"),
         ({"teacher.text": "", "teacher.image": ""}, r"config\.teacher\.image and config\.teacher\.text is empty"),
     ],

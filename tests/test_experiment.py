@@ -35,10 +35,13 @@ def test_a_batch_that_the_devices_cannot_share():
         experiment.build(config(batch_size=500))
 
 
-def test_cudnn_without_a_gpu():
+def test_cudnn_where_it_cannot_be(monkeypatch):
     config = default_config()
-    config.model.attention, config.model.dtype = "cudnn", "bfloat16"
+    config.model.attention = "cudnn"
     with pytest.raises(
         InputError, match=r"attention='cudnn' runs on NVIDIA GPUs, and this is cpu; set 'xla'"
     ):
+        experiment.make_model(config, PRESETS["toy"])
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    with pytest.raises(InputError, match=r"'cudnn' computes in bfloat16, and config\.model\.dtype='float32'"):
         experiment.make_model(config, PRESETS["toy"])

@@ -239,21 +239,24 @@ def output(process: subprocess.Popen) -> str:
 
 
 def test_a_run_survives_a_killed_process_and_moves_to_other_devices(tmp_path, data, undisturbed, launch):
-    """4 processes of 2 devices: one is killed, all start again, one gets SIGTERM; 1 process of 8 ends the run."""
-    workdir = tmp_path / "moved"
-    killed = launch(4, 2, workdir, data, **{"sharding.fsdp": 2})
+    """4 processes of 2 devices: one is killed, all start again, one gets SIGTERM; 1 process of 8 ends the run.
+
+    Its teachers are in a bank, which the four compute together; those of the undisturbed run are live.
+    """
+    workdir, bank = tmp_path / "moved", tmp_path / "bank"
+    killed = launch(4, 2, workdir, data, **{"sharding.fsdp": 2, "teacher.bank": bank})
     wait_for_step(killed[0], 6)
     for process in reversed(killed):  # one dies, and the launcher ends the others, which cannot go on
         process.kill()
         process.wait()
 
-    stopped = launch(4, 2, workdir, data, **{"sharding.fsdp": 2})
+    stopped = launch(4, 2, workdir, data, **{"sharding.fsdp": 2, "teacher.bank": bank})
     wait_for_step(stopped[0], 14)
     stopped[2].send_signal(signal.SIGTERM)
     told = [output(process) for process in stopped]
     assert "saved; the same command continues" in told[0]
 
-    (one,) = launch(1, 8, workdir, data, **{"sharding.fsdp": 4})
+    (one,) = launch(1, 8, workdir, data, **{"sharding.fsdp": 4, "teacher.bank": bank})
     assert "continuing from step" in output(one)
 
     ours, theirs = metrics(workdir), metrics(undisturbed)

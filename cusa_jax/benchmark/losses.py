@@ -19,7 +19,7 @@ def row(loss: Any, batch: int, *, width: int, tile: int, dense: bool, repeats: i
     ids = rng.integers(0, batch, batch).astype(np.int32)
     specs = temperatures.temperatures(loss)
     taus = temperatures.clamp(temperatures.init(specs), specs)
-    arguments = features[:4], features[4:], ids, taus
+    arguments = jax.device_put((features[:4], features[4:], ids, taus))
     compiled = {
         name: jax.jit(jax.value_and_grad(functools.partial(_of_features, loss=with_tile(loss, side)), argnums=(0, 3)))
         .lower(*arguments)

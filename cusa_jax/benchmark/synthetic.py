@@ -13,8 +13,8 @@ from cusa_jax.models.clip import ClipConfig
 from cusa_jax.teachers import own
 from cusa_jax.teachers.live import unicom_teacher
 from cusa_jax.teachers.mpnet import MPNet, MPNetConfig
-from cusa_jax.teachers.projection import narrowed
-from cusa_jax.teachers.stored import table_teacher
+from cusa_jax.teachers.projection import narrowed, projected_width
+from cusa_jax.teachers.stored import look_up
 from cusa_jax.teachers.text import pool
 from cusa_jax.teachers.unicom import UnicomConfig
 from cusa_jax.types import Batch, Params, Teacher, Teachers
@@ -81,13 +81,14 @@ def teachers(
     """Teachers whose params are shapes, to be filled by `draw`; None where `image` is."""
     if image is None:
         return None
+    unicom, mpnet = sizes.image, sizes.text
     return Teachers(
-        image=_live_image(sizes.image, config)
+        image=narrowed(_live_image(unicom, config), config.teacher.width, mesh)
         if image == "live"
-        else _bank(config, mesh, sizes.image.patches * sizes.image.dim),
-        text=_live_text(sizes.text, config)
+        else _bank(config, mesh, unicom.patches * unicom.dim),
+        text=narrowed(_live_text(mpnet, config), config.teacher.width, mesh)
         if text == "live"
-        else _bank(config, mesh, sizes.text.hidden_size),
+        else _bank(config, mesh, mpnet.hidden_size),
     )
 
 
@@ -113,12 +114,11 @@ def shapes(teachers: Teachers | None, mesh: Mesh) -> Params:
 
 
 def _live_image(sizes: UnicomConfig, config: Any) -> Teacher:
-    teacher = unicom_teacher("image", sizes, _shapes("unicom", sizes), config.teacher.dtype)
-    return narrowed(teacher, config.teacher.width)
+    return unicom_teacher("image", sizes, _shapes("unicom", sizes), jnp.dtype(config.teacher.dtype))
 
 
 def _live_text(sizes: MPNetConfig, config: Any) -> Teacher:
-    mpnet = MPNet(sizes, config.teacher.dtype)
+    mpnet = MPNet(sizes, jnp.dtype(config.teacher.dtype))
 
     def encode(params: Params, inputs: dict[str, jax.Array]) -> jax.Array:
         mask = inputs["attention_mask"]
@@ -135,7 +135,7 @@ def _shapes(family: str, sizes: Any) -> Params:
 def _bank(config: Any, mesh: Mesh, width: int) -> Teacher:
     """With a row for each sample of a batch: more change nothing in the time, and add only themselves to the memory."""
     rows = sharding.round_up(config.batch_size, mesh.size)
-    shape = rows, min(width, config.teacher.width or width)
+    shape = rows, projected_width(width, config.teacher.width)
     dtype = jnp.dtype(config.teacher.stored_dtype or "float32")
     table = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh))
-    return table_teacher("bank", table, mesh)
+    return Teacher("bank", table, functools.partial(look_up, mesh=mesh), "index")

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Generator, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import numpy as np
@@ -36,7 +36,7 @@ def train_batches(
     tokens: np.ndarray,
     teachers: Teachers | None = None,
     teacher_text: dict[str, np.ndarray] | None = None,
-    control: Literal["none", "shuffled", "uniform"] = "none",
+    shuffled: bool = False,
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
     cut_text: bool = True,
@@ -51,7 +51,7 @@ def train_batches(
       tokens: int32 [N, L], student tokens of the captions.
       teachers: None without teachers. A 'pixels' image teacher of another size gets its own pixels.
       teacher_text: {'input_ids', 'attention_mask'} int32 [N, L'] for a live text teacher.
-      control: 'shuffled' shows the teachers another image and another caption, the same ones all run long.
+      shuffled: shows the teachers another image and another caption, the same ones all run long.
       workers: loader processes; 0 decodes in threads of this one.
       on_bad_image: 'skip' takes, for a caption whose image is unreadable, the next one in the table.
       cut_text: cut padding to the longest text of the global batch, student's or teacher's, in buckets
@@ -64,18 +64,16 @@ def train_batches(
         raise InputError(f"batch_size {batch_size} must be a multiple of the {process_count} processes")
     if steps_per_epoch(table, batch_size) == 0:
         raise InputError(f"batch_size {batch_size} exceeds the {len(table.captions)} captions of the split")
-    if control == "uniform":
-        teachers = teacher_text = None  # such teachers look at nothing
     teacher_image_size = teachers.image.image_size if teachers and teachers.image.inputs == "pixels" else None
-    if teacher_image_size == image_size and control != "shuffled":
+    if teacher_image_size == image_size and not shuffled:
         teacher_image_size = None  # it sees what the student sees
     loader = _BatchLoader(
         read_image=table.read_image,
         caption_image=table.caption_image,
         tokens=tokens,
         teacher_text=teacher_text,
-        teacher_image=_partners(len(table.image_paths), (seed, 0), control),
-        teacher_caption=_partners(len(table.captions), (seed, 1), control),
+        teacher_image=_partners(len(table.image_paths), (seed, 0), shuffled),
+        teacher_caption=_partners(len(table.captions), (seed, 1), shuffled),
         image_size=image_size,
         teacher_image_size=teacher_image_size,
         batch_size=batch_size,
@@ -95,17 +93,18 @@ def image_batches(
     image_size: int,
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
-    first_batch: int = 0,
+    first: int = 0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Every image once, in order: (image numbers int32 [b], pixels uint8 [batch_size, size, size, 3]).
 
+    first: the number of the image to begin with.
     b is batch_size but for the last batch and for unreadable images, which 'skip' leaves out and reports;
     the pixels are then padded by repetition, so that one compiled function serves all batches.
     """
     count, errors = len(table.image_paths), list[str]()
     batches = decoded_batches(
         table.read_image, count, batch_size=batch_size, image_size=image_size, workers=workers,
-        on_bad_image=on_bad_image, first_batch=first_batch,
+        on_bad_image=on_bad_image, first=first,
     )  # fmt: skip
     with contextlib.closing(batches):
         for numbers, pixels, batch_errors in batches:
@@ -126,13 +125,19 @@ def decoded_batches(
     image_size: int,
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
-    first_batch: int = 0,
+    first: int = 0,
 ) -> Generator[tuple[np.ndarray, np.ndarray, list[str]], None, None]:
     """As `image_batches`, of any images: (numbers, pixels, what is wrong with the others), also where none is left."""
     load = functools.partial(
-        _load_images, read_image, count, batch_size, image_size, on_bad_image, threads_per_worker(workers)
+        _load_images,
+        read_image,
+        range(first, count),
+        batch_size,
+        image_size,
+        on_bad_image,
+        threads_per_worker(workers),
     )
-    steps = range(first_batch, -(-count // batch_size))
+    steps = range(-(-(count - first) // batch_size))
     with contextlib.closing(prefetched(load, steps, workers)) as batches:
         yield from batches
 
@@ -156,8 +161,8 @@ def derangement(count: int, seed: tuple[int, ...]) -> np.ndarray:
     return partner
 
 
-def _partners(count: int, seed: tuple[int, ...], control: str) -> np.ndarray:
-    return derangement(count, seed) if control == "shuffled" else np.arange(count, dtype=np.int32)
+def _partners(count: int, seed: tuple[int, ...], shuffled: bool) -> np.ndarray:
+    return derangement(count, seed) if shuffled else np.arange(count, dtype=np.int32)
 
 
 class BatchIterator(grain.DatasetIterator[Batch]):
@@ -311,7 +316,7 @@ class _BatchLoader:
 
 def _load_images(
     read_image: ImageReader,
-    count: int,
+    numbers: range,
     batch_size: int,
     size: int,
     on_bad_image: OnBadImage,
@@ -319,7 +324,7 @@ def _load_images(
     batch: int,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Batch number -> numbers and padded pixels of the readable images, and what is wrong with the others."""
-    wanted = range(batch * batch_size, min((batch + 1) * batch_size, count))
+    wanted = numbers[batch * batch_size : (batch + 1) * batch_size]
     pixels = np.empty((len(wanted), size, size, 3), np.uint8)
 
     def load(image: int) -> None:

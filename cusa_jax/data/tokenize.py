@@ -6,6 +6,7 @@ import functools
 import gzip
 import html
 import re
+from collections.abc import Iterator
 from importlib import resources
 
 import ftfy
@@ -91,6 +92,18 @@ def text_length_bucket(lengths: np.ndarray, buckets: tuple[int, ...] = LENGTH_BU
     """
     longest = int(np.max(lengths))
     return next((bucket for bucket in buckets if bucket >= longest), -(-longest // buckets[-2]) * buckets[-2])
+
+
+def by_length(lengths: np.ndarray, batch_size: int, first: int = 0) -> Iterator[tuple[np.ndarray, int]]:
+    """(numbers int [b <= batch_size] of texts, the bucket of their length), the longest texts first.
+
+    Little padding, few shapes to compile, and what a batch needs of memory is known at once. first: how many texts
+    to leave out.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    for start in range(first, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield rows, text_length_bucket(lengths[rows])
 
 
 def _read_merges() -> list[tuple[str, str]]:

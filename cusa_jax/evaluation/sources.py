@@ -27,7 +27,7 @@ from cusa_jax import sharding
 from cusa_jax.data.captions import CaptionTable, clean_captions
 from cusa_jax.data.labelled_images import LabelledImages
 from cusa_jax.data.pipeline import image_batches
-from cusa_jax.data.tokenize import ClipTokenizer, text_length_bucket, text_lengths
+from cusa_jax.data.tokenize import ClipTokenizer, by_length, text_lengths
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.recall import Scores, normalised
@@ -139,17 +139,16 @@ class ModelSource:
         return cross, uni
 
     def _texts(self, texts: list[str], label: str) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens are cut to the longest text of a batch, in buckets; batches go from short to long."""
         tokens, _ = ClipTokenizer()(texts, self._encoder.context_length)
-        lengths = text_lengths(tokens)
-        order = np.argsort(lengths, kind="stable")
         size = self._encoder.batch_size
-        parts = []
-        for start in tqdm(range(0, len(order), size), f"{label}: texts", unit="batch", leave=False, delay=1):
-            rows = order[start : start + size]
-            width = min(text_length_bucket(lengths[rows]), tokens.shape[1])
+        batches = by_length(text_lengths(tokens), size)
+        order, parts = [], []
+        for rows, width in tqdm(
+            batches, f"{label}: texts", -(-len(texts) // size), unit="batch", leave=False, delay=1
+        ):
+            order.append(rows)
             parts.append(self._encoder.texts(self._params, tokens[rows, :width]))
-        back = np.argsort(order)
+        back = np.argsort(np.concatenate(order))
         cross, uni = (np.concatenate(side)[back] for side in zip(*parts, strict=True))
         return cross, uni
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cusa_jax import sharding
-from cusa_jax.data.tokenize import text_length_bucket, text_lengths
+from cusa_jax.data.tokenize import by_length, text_lengths
 from cusa_jax.types import Teacher
 
 # (sample numbers int [b], what the teacher's `apply` takes for batch_size >= b samples).
@@ -24,18 +24,8 @@ def encode_all(teacher: Teacher, inputs: Inputs, mesh: Mesh) -> Iterator[tuple[n
         yield numbers, sharding.fetch(apply(params, rows))[: len(numbers)]
 
 
-def text_batches(text: dict[str, np.ndarray], batch_size: int, first_batch: int = 0) -> Inputs:
-    """From all captions' tokens, int32 [N, L] each, those of `batch_size` captions at a time.
-
-    In order of length, the longest first: little padding, few shapes to compile, and memory known at once.
-    """
-    lengths = text_lengths(text["attention_mask"])
-    order = np.argsort(-lengths, kind="stable")
-    for start in range(first_batch * batch_size, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        cut = text_length_bucket(lengths[rows])
-        yield rows, {key: _fill(ids[rows, :cut], batch_size) for key, ids in text.items()}
-
-
-def _fill(rows: np.ndarray, batch_size: int) -> np.ndarray:
-    return np.resize(rows, (batch_size, *rows.shape[1:]))
+def text_batches(text: dict[str, np.ndarray], batch_size: int, first: int = 0) -> Inputs:
+    """Tokens of all captions, int32 [N, L] each, in batches `by_length`, from the caption at place `first` on."""
+    for rows, width in by_length(text_lengths(text["attention_mask"]), batch_size, first):
+        cut = {key: ids[rows, :width] for key, ids in text.items()}
+        yield rows, {key: np.resize(ids, (batch_size, *ids.shape[1:])) for key, ids in cut.items()}

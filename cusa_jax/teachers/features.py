@@ -45,7 +45,7 @@ def read_features(path: str | Path, ids: Sequence[str]) -> np.ndarray:
         )
 
     width = stored[ids[0]].size
-    half = stored[ids[0]].dtype == np.float16
+    half = all(stored[id_].dtype == np.float16 for id_ in ids)
     table = np.empty((len(ids), width), np.float16 if half else np.float32)
     bad = []
     for row, id_ in zip(table, ids, strict=True):

@@ -16,14 +16,12 @@ _WANTED = ("*.safetensors", "*.json", "*.txt")  # never pickles, never code
 
 
 def locate(source: str, *suffixes: str) -> Path:
-    """An existing folder, or an existing `.npz` or `.npy` file; a Hugging Face id is downloaded (or in the cache).
-
-    suffixes: of files that are taken, too.
+    """An existing folder, or file with one of the suffixes; a Hugging Face id is downloaded (or in the cache).
 
     Raises InputError where there is no such thing.
     """
     path = Path(source).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix in (*SUFFIXES, *suffixes)):
+    if path.is_dir() or (path.is_file() and path.suffix in suffixes):
         return path
     if path.suffix in (".pt", ".pth", ".bin"):
         taken = (
@@ -31,7 +29,8 @@ def locate(source: str, *suffixes: str) -> Path:
         )
         raise InputError(f"{source}: {taken} give the folder with config.json")
     if path.is_file():
-        raise InputError(f"{source}: a teacher is a model folder or a feature file ({' or '.join(SUFFIXES)})")
+        stored = " or ".join(SUFFIXES)
+        raise InputError(f"{source}: a live teacher is a model folder, and a feature file ends in {stored}")
     if path.suffix in SUFFIXES or path.is_absolute() or source.count("/") > 1:
         raise InputError(f"{source}: no such file or folder")
     try:
@@ -44,7 +43,7 @@ def locate(source: str, *suffixes: str) -> Path:
 
 
 def model_files(path: Path) -> list[Path]:
-    """The files that make up a teacher: those of a model folder that are read, or the feature file itself."""
+    """The files that make up a teacher: a model folder's of the kinds that are read, or the file itself."""
     return [path] if path.is_file() else sorted({file for name in _WANTED for file in path.rglob(name)})
 
 

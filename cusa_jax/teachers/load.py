@@ -1,7 +1,7 @@
 """The two teachers of a run: live, from a feature file, or from a bank."""
 
-import functools
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from cusa_jax import sharding
 from cusa_jax.config import needs_teachers
 from cusa_jax.data.pipeline import image_batches
 from cusa_jax.data.splits import Split
+from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
-from cusa_jax.teachers import features
 from cusa_jax.teachers.bank import bank_features, teacher_fingerprint
+from cusa_jax.teachers.control import uniform_teachers
 from cusa_jax.teachers.encoding import Inputs, encode_all, text_batches
+from cusa_jax.teachers.features import SUFFIXES, caption_keys, read_features
 from cusa_jax.teachers.folder import locate
 from cusa_jax.teachers.live import load_image_teacher, load_text_teacher
 from cusa_jax.teachers.projection import narrowed, project_rows
@@ -30,6 +32,8 @@ def load_teachers(config: Any, train: Split, mesh: Mesh) -> Teachers | None:
     """
     if not config.teacher.image:
         return None
+    if config.teacher.control == "uniform":
+        return uniform_teachers()
     if needs_teachers(config):
         return _load_both(config, train, mesh)
     try:
@@ -39,73 +43,82 @@ def load_teachers(config: Any, train: Split, mesh: Mesh) -> Teachers | None:
             f"{error}. CSA and USA have weight 0 here, so that teachers only measure them: "
             "--config.teacher.image= --config.teacher.text= leaves them out"
         ) from error
-    print("CSA and USA have weight 0: the teachers only measure them", flush=True)
+    if is_first():
+        print("CSA and USA have weight 0: the teachers only measure them", flush=True)
     return teachers
+
+
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """What the two teachers differ in.
+
+    ids: of the N samples, as in a feature file. samples: ids, and what else tells the samples apart. load: the live
+    teacher, of source and options. inputs: (teacher, how many samples to leave out) -> what it takes of the others.
+    """
+
+    name: str
+    source: str
+    ids: Sequence[str]
+    samples: list[str]
+    options: dict[str, Any]
+    load: Callable[..., Teacher]
+    inputs: Callable[[Teacher, int], Inputs]
 
 
 def _load_both(config: Any, train: Split, mesh: Mesh) -> Teachers:
     settings, table = config.teacher, train.table
     batch_size = sharding.round_up(config.eval.batch_size, mesh.size)
-    keys = features.caption_keys(table.image_ids, table.caption_image)
-    text_options = {"max_length": settings.max_length}
 
-    def image_inputs(teacher: Teacher, first_batch: int) -> Inputs:
+    def image_inputs(teacher: Teacher, done: int) -> Inputs:
         assert teacher.image_size
         return image_batches(
             table,
             batch_size=batch_size,
             image_size=teacher.image_size,
-            first_batch=first_batch,
             workers=config.data.workers,
             on_bad_image=config.data.on_bad_image,
+            first=done,
         )
 
-    def text_inputs(teacher: Teacher, first_batch: int) -> Inputs:
+    def text_inputs(teacher: Teacher, done: int) -> Inputs:
         assert teacher.tokenize
-        return text_batches(teacher.tokenize(train.captions), batch_size, first_batch)
+        return text_batches(teacher.tokenize(train.captions), batch_size, done)
 
-    load = functools.partial(_load, settings, mesh)
+    keys = caption_keys(table.image_ids, table.caption_image)
     names = [path.name for path in table.image_paths]
-    return Teachers(
-        image=load(
-            "image", load_image_teacher, image_inputs, table.image_ids, [*table.image_ids, *names], {}
-        ),
-        text=load("text", load_text_teacher, text_inputs, keys, [*keys, *train.captions], text_options),
+    options = {"dtype": settings.dtype}
+    image = _Side(
+        "image",
+        settings.image,
+        table.image_ids,
+        [*table.image_ids, *names],
+        options,
+        load_image_teacher,
+        image_inputs,
     )
+    options = {**options, "max_length": settings.max_length}
+    text = _Side(
+        "text", settings.text, keys, [*keys, *train.captions], options, load_text_teacher, text_inputs
+    )
+    return Teachers(image=_load(image, settings, mesh), text=_load(text, settings, mesh))
 
 
-def _load(
-    settings: Any,
-    mesh: Mesh,
-    modality: str,
-    load_live: Callable[..., Teacher],
-    inputs: Callable[[Teacher, int], Inputs],
-    ids: Sequence[str],
-    samples: Sequence[str],
-    options: dict[str, Any],
-) -> Teacher:
-    """settings: `config.teacher`. ids: of the samples in a feature file. samples: what else decides their features."""
-    source, width = settings[modality], settings.width
-    options = {"dtype": settings.dtype, **options}
+def _load(side: _Side, settings: Any, mesh: Mesh) -> Teacher:
+    """settings: `config.teacher`."""
 
     def live() -> Teacher:
-        return narrowed(load_live(source, **options), width)
+        return narrowed(side.load(side.source, **side.options), settings.width, mesh)
 
-    def of_file() -> np.ndarray:
-        return project_rows(features.read_features(locate(source), ids), width)
-
-    def compute(first_batch: int) -> Any:
-        if is_file:
-            return [(np.arange(len(ids)), of_file())]
+    def compute(done: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         teacher = live()
-        return encode_all(teacher, inputs(teacher, first_batch), mesh)
+        return encode_all(teacher, side.inputs(teacher, done), mesh)
 
-    is_file = Path(source).suffix in features.SUFFIXES
-    if settings.bank and settings.control != "uniform":  # which needs no features
-        fingerprint = teacher_fingerprint(source, samples, width=width, **options)
-        found = bank_features(Path(settings.bank) / modality, fingerprint, compute, samples=len(ids))
-    elif is_file:
-        found = of_file()
+    if Path(side.source).suffix in SUFFIXES and not Path(side.source).is_dir():
+        found = project_rows(read_features(locate(side.source, *SUFFIXES), side.ids), settings.width)
+    elif settings.bank:
+        path = locate(side.source, ".pt")
+        fingerprint = teacher_fingerprint(path, side.samples, width=settings.width, **side.options)
+        found = bank_features(Path(settings.bank) / side.name, fingerprint, compute, samples=len(side.ids))
     else:
         return live()
-    return stored_teacher(source, found, mesh, settings.stored_dtype)
+    return stored_teacher(side.source, found, mesh, settings.stored_dtype)

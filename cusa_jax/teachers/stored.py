@@ -1,5 +1,6 @@
 """Stored features as a teacher: a table on the devices, one row a sample, looked up inside the train step."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,39 +12,31 @@ from jax.sharding import PartitionSpec as P
 from cusa_jax import sharding
 from cusa_jax.types import Teacher
 
-_AXES = ("data", "fsdp")
-
 
 def stored_teacher(name: str, features: np.ndarray, mesh: Mesh, dtype: str = "") -> Teacher:
     """An 'index' teacher: sample n has row n of features [N, D], which every process holds.
 
-    dtype: of the table on the devices, where each has its part of the rows; "" keeps it. Looked up as float32.
+    dtype: of the table on the devices, where each has its part of the rows; "" keeps that of features.
     """
-    return table_teacher(name, _spread(features, mesh, jnp.dtype(dtype or features.dtype)), mesh)
-
-
-def table_teacher(name: str, table: jax.Array | jax.ShapeDtypeStruct, mesh: Mesh) -> Teacher:
-    """The same of a table that is on the mesh already, or is yet to be."""
-
-    def apply(params: Any, index: jax.Array) -> jax.Array:
-        return look_up(params["features"], index, mesh)
-
-    return Teacher(name, {"features": table}, apply, "index")
+    table = _spread(features, mesh, jnp.dtype(dtype or features.dtype))
+    return Teacher(name, table, functools.partial(look_up, mesh=mesh), "index")
 
 
 def look_up(table: jax.Array, index: jax.Array, mesh: Mesh) -> jax.Array:
     """Rows float32 [B, D] of a table [N, D] for index int [B], all split by rows over the mesh.
 
-    No device sees the whole table: each gives the rows that it has, zeros for the others, and the sums are exact.
+    Each device gives the rows of the table that it has and zeros for the others, [B, D] for a moment; of the sums,
+    exact as all terms but one are zero, each keeps its own rows.
     """
+    axes = mesh.axis_names
 
     def local(table: jax.Array, index: jax.Array) -> jax.Array:
-        index = jax.lax.all_gather(index, _AXES, tiled=True) - jax.lax.axis_index(_AXES) * len(table)
+        index = jax.lax.all_gather(index, axes, tiled=True) - jax.lax.axis_index(axes) * len(table)
         mine = (index >= 0) & (index < len(table))
-        rows = jnp.where(mine[:, None], table[jnp.where(mine, index, 0)].astype(jnp.float32), 0)
-        return jax.lax.psum_scatter(rows, _AXES, tiled=True)
+        rows = jnp.where(mine[:, None], table[jnp.where(mine, index, 0)], 0)
+        return jax.lax.psum_scatter(rows, axes, tiled=True).astype(jnp.float32)
 
-    split = P(_AXES)
+    split = P(axes)
     return jax.shard_map(local, mesh=mesh, in_specs=(split, split), out_specs=split)(table, index)
 
 

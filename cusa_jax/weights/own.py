@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 
 from cusa_jax.checkpoint import read_best
-from cusa_jax.config import default_config
+from cusa_jax.config import from_values
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.weights import student
@@ -44,7 +43,7 @@ def read(path: Path, described: dict[str, Any]) -> student.Weights:
     """The opposite of `write`; described: the `header`."""
     clip, config = _clip(described, path), None
     if described.get("config") is not None:
-        config = _config(described["config"], path)
+        config = from_values(described["config"], path)
     tensors = read_safetensors(path)
     taus = {name.removeprefix(_TAU): tensors.pop(name) for name in list(tensors) if name.startswith(_TAU)}
     return student.collect(clip, tensors, path, taus, config)
@@ -53,7 +52,7 @@ def read(path: Path, described: dict[str, Any]) -> student.Weights:
 def read_workdir(workdir: Path) -> student.Weights:
     """The model of a training that validated best. Raises InputError where there is none, or it is damaged."""
     model, described = read_best(workdir)
-    clip, config = _clip(described, workdir), _config(described.get("config"), workdir)
+    clip, config = _clip(described, workdir), from_values(described.get("config"), workdir)
     return student.from_variables(clip, model["variables"], model["taus"], config)
 
 
@@ -63,12 +62,3 @@ def _clip(described: Any, where: Path) -> ClipConfig:
         return ClipConfig(**fields | {"resnet_blocks": tuple(fields["resnet_blocks"])})  # JSON has no tuples
     except (TypeError, KeyError, ValueError, ArithmeticError) as error:
         raise InputError(f"{where}: does not say the model's sizes ({error!r})") from error
-
-
-def _config(values: Any, where: Path) -> ConfigDict:
-    config = default_config()
-    try:
-        config.update(values)
-    except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{where}: its configuration is not one of this program's ({error})") from error
-    return config

@@ -8,6 +8,7 @@ import pytest
 from cusa_jax.benchmark import inputs, losses, steps, synthetic
 from cusa_jax.config import default_config
 from cusa_jax.errors import InputError
+from cusa_jax.models import layers
 
 SIZES = synthetic.TEACHERS["toy"]
 
@@ -28,6 +29,16 @@ def test_a_step_trains():
 def test_flops_do_not_depend_on_what_is_computed_again():
     again = config(accumulate=2, **{"model.remat": True, "loss.tile": 16})
     flops = [steps.plan(c, steps.VARIANTS["cusa-live"], SIZES).flops() for c in (config(), again)]
+    assert flops[0] == flops[1]
+
+
+def test_flops_of_a_fused_kernel_are_those_of_attention(monkeypatch):
+    """The kernel here counts nothing, as cuDNN's."""
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    monkeypatch.setitem(layers.ATTENTION, "cudnn", lambda query, key, value, causal: query)
+    fused = config(**{"model.attention": "cudnn", "model.dtype": "bfloat16"})
+    plain = config(**{"model.dtype": "bfloat16"})
+    flops = [steps.plan(c, steps.VARIANTS["contrastive"], SIZES).flops() for c in (fused, plain)]
     assert flops[0] == flops[1]
 
 

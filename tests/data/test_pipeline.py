@@ -174,14 +174,12 @@ def test_image_teacher_gets_pixels_of_its_own_only_where_they_differ(dataset):
     (other,) = batches(dataset, 1, teachers=teachers("pixels", 6))
     expected = [load_image(table.image_paths[image], 6) for image in other.image_index]
     np.testing.assert_array_equal(other.teacher_image, expected)
-    (uniform,) = batches(dataset, 1, teachers=teachers("pixels", 6), control="uniform")
-    assert uniform.teacher_image is None
 
 
 def test_shuffled_teachers_see_the_same_other_sample_all_run_long(dataset):
     table, _ = dataset
     text = teacher_text([4] * CAPTIONS)
-    shuffled = batches(dataset, 12, control="shuffled", teachers=teachers("pixels", SIZE), teacher_text=text)
+    shuffled = batches(dataset, 12, shuffled=True, teachers=teachers("pixels", SIZE), teacher_text=text)
     image_partner, caption_partner = {}, {}
     for batch in shuffled:
         expected = [load_image(table.image_paths[image], SIZE) for image in batch.teacher_index_image]
@@ -209,9 +207,7 @@ def test_shuffled_teachers_see_the_same_other_sample_all_run_long(dataset):
 def test_shuffled_text_counts_by_its_own_length(dataset):
     lengths = [2 * n + 1 for n in range(CAPTIONS)]
     text = teacher_text(lengths)
-    for batch in batches(
-        dataset, 8, batch_size=2, control="shuffled", teachers=teachers(), teacher_text=text
-    ):
+    for batch in batches(dataset, 8, batch_size=2, shuffled=True, teachers=teachers(), teacher_text=text):
         longest = max(
             *(lengths[caption] for caption in batch.teacher_index_text), 3 + batch.caption_index.max()
         )
@@ -225,7 +221,7 @@ def test_images_and_captions_are_shuffled_independently(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "train.json").write_text(json.dumps(rows))
     table = read_captions(tmp_path, "train")
-    (batch,) = batches((table, np.ones((40, 77), np.int32)), 1, batch_size=40, control="shuffled")
+    (batch,) = batches((table, np.ones((40, 77), np.int32)), 1, batch_size=40, shuffled=True)
     assert not np.array_equal(batch.teacher_index_image, batch.teacher_index_text)
 
 

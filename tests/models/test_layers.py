@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from cusa_jax import step
+from cusa_jax.models import layers
+from cusa_jax.models.clip import PRESETS
+from cusa_jax.models.dual_encoder import DualEncoder
 from cusa_jax.models.layers import Transformer, attend, attend_fused
 
 
@@ -40,3 +43,18 @@ def test_attention_in_one_kernel_is_attention(causal, length):
 
     found, expected = gradients(attend_fused, "xla"), gradients(attend)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, expected)
+
+
+def test_every_block_of_both_towers_attends_as_it_is_told(monkeypatch):
+    calls = []
+
+    def counted(query, key, value, causal):
+        calls.append(causal)
+        return attend(query, key, value, causal)
+
+    monkeypatch.setitem(layers.ATTENTION, "cudnn", counted)
+    clip = PRESETS["toy"]
+    model = DualEncoder(clip, attention="cudnn")
+    pixels = jnp.zeros((1, clip.image_size, clip.image_size, 3))
+    jax.eval_shape(model.init, jax.random.key(0), pixels, jnp.zeros((1, 8), jnp.int32))
+    assert calls == [False] * clip.vision_layers + [True] * clip.text_layers

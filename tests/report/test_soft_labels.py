@@ -48,9 +48,7 @@ def test_teachers_and_student_are_compared_on_the_first_batch(run, monkeypatch):
         lambda variables, pixels, tokens: recipe.model.apply(variables, normalise(pixels), tokens)
     )
     student = similarity.student(apply(variables, batch.image, batch.tokens))
-    teacher = similarity.teacher(
-        *teacher_features(recipe.teachers, run.teacher_params, batch, control="none")
-    )
+    teacher = similarity.teacher(*teacher_features(recipe.teachers, run.teacher_params, batch))
     expected = [teacher.image, student.image_image, teacher.text, student.text_text, student.image_text]
     for ours, matrix in zip(drawn.values(), expected, strict=True):
         assert ours.shape == (16, 16)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from cusa_jax.teachers.control import UNIFORM_DIM, teacher_features
+from cusa_jax.teachers.control import UNIFORM_DIM, teacher_features, uniform_teachers
 from cusa_jax.types import Batch, Teacher, Teachers
 
 ROWS = 6
@@ -17,9 +17,13 @@ def batch(image, caption, **fields) -> Batch:
                  **{"teacher_index_image": image, "teacher_index_text": caption, **fields})  # fmt: skip
 
 
+def uniform_features(batch):
+    return teacher_features(uniform_teachers(), {"image": {}, "text": {}}, batch)
+
+
 def test_uniform_directions_are_the_samples_own_and_nearly_orthogonal():
     image = [0, 1, 2, 0, 4, 5]
-    features = teacher_features(Teachers(LOOK_UP, LOOK_UP), TABLES, batch(image, range(ROWS)), "uniform")
+    features = uniform_features(batch(image, range(ROWS)))
     for values in features:
         assert values.shape == (ROWS, UNIFORM_DIM)
         assert values.dtype == jnp.float32
@@ -34,15 +38,14 @@ def test_uniform_directions_are_the_samples_own_and_nearly_orthogonal():
 
 
 def test_the_same_sample_has_the_same_direction_in_any_batch():
-    teachers = Teachers(LOOK_UP, LOOK_UP)
-    one, _ = teacher_features(teachers, TABLES, batch([5, 7], [0, 1]), "uniform")
-    two, _ = teacher_features(teachers, TABLES, batch([7, 3], [2, 3]), "uniform")
+    one, _ = uniform_features(batch([5, 7], [0, 1]))
+    two, _ = uniform_features(batch([7, 3], [2, 3]))
     np.testing.assert_array_equal(one[1], two[0])
 
 
 def test_teachers_see_what_the_batch_shows_them():
     """A shuffled batch names other samples than the student's."""
     shown = batch([0, 1], [2, 3], teacher_index_image=np.int32([4, 5]), teacher_index_text=np.int32([6, 7]))
-    image, text = teacher_features(Teachers(LOOK_UP, LOOK_UP), TABLES, shown, "shuffled")
+    image, text = teacher_features(Teachers(LOOK_UP, LOOK_UP), TABLES, shown)
     np.testing.assert_array_equal(image, TABLES["image"][[4, 5]])
     np.testing.assert_array_equal(text, TABLES["text"][[6, 7]])

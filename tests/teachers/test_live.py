@@ -27,7 +27,8 @@ def load_image(source):
             "not read.* give the folder with config.json|of UNICOM is read; otherwise give",
         ),
         ("FP16-ViT-B-32.pt", r"by itself it is not read; give the folder|\.pt: not a file of torch\.save"),
-        ("notes.txt", "a teacher is a model folder or a feature file"),
+        ("notes.txt", "a live teacher is a model folder, and a feature file ends in .npz or .npy"),
+        ("features.npz", "a live teacher is a model folder"),
         (
             "empty",
             r"empty/config\.json: no such file; a model folder holds config\.json and model\.safetensors",
@@ -38,6 +39,7 @@ def test_source_that_is_no_teacher(tmp_path, load, name, told):
     (tmp_path / "FP16-ViT-B-32.pt").touch()
     (tmp_path / "pytorch_model.bin").touch()
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "features.npz").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=told):
         load(tmp_path / name)

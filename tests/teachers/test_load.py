@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cusa_jax import similarity
-from cusa_jax.config import default_config
+from cusa_jax.config import default_config, with_argument
 from cusa_jax.errors import InputError
 from cusa_jax.sharding import make_mesh, put_params, put_rows
 from cusa_jax.teachers import own, unicom
@@ -45,18 +45,21 @@ def config(**teacher):
     return config
 
 
+def pixels(train):
+    return np.stack([train.table.read_image(image, 32)[0] for image in IMAGES])
+
+
 def soft_labels(teachers, train, mesh):
     """Of the photographs IMAGES and the captions CAPTIONS, by whatever the teachers take."""
     images, captions = np.array(IMAGES, np.int32), np.array(CAPTIONS, np.int32)
-    pixels = np.stack([train.table.read_image(image, 32)[0] for image in IMAGES])
-    batch = Batch(pixels, train.tokens[captions], images, captions, images, captions)
+    batch = Batch(pixels(train), train.tokens[captions], images, captions, images, captions)
     if teachers.text.tokenize:
         batch = batch.replace(teacher_text=teachers.text.tokenize([train.captions[n] for n in CAPTIONS]))
     params = put_params({"image": teachers.image.params, "text": teachers.text.params}, mesh)
     rows = jax.tree.map(lambda x: put_rows(np.asarray(x), mesh), batch)
-    return jax.jit(
-        lambda params, rows: similarity.teacher(*teacher_features(teachers, params, rows, "none"))
-    )(params, rows)
+    return jax.jit(lambda params, rows: similarity.teacher(*teacher_features(teachers, params, rows)))(
+        params, rows
+    )
 
 
 def test_a_bank_s_are_the_live_teachers(tmp_path, world_train, mesh, live):
@@ -65,14 +68,14 @@ def test_a_bank_s_are_the_live_teachers(tmp_path, world_train, mesh, live):
         banked.teacher.update(options)
         teachers = load_teachers(banked, world_train, mesh)
         assert teachers.image.inputs == teachers.text.inputs == "index"
-        assert teachers.image.params["features"].dtype == options.get("stored_dtype", "float32")
+        assert teachers.image.params.dtype == options.get("stored_dtype", "float32")
         found = soft_labels(teachers, world_train, mesh)
         np.testing.assert_allclose(found.image, live.image, atol=tolerance)
         np.testing.assert_allclose(found.text, live.text, atol=tolerance)
 
 
-@pytest.mark.parametrize("bank", [False, True])
-def test_a_file_s_are_looked_up_and_narrowed(tmp_path, world_train, mesh, bank):
+def test_a_file_s_are_looked_up_and_narrowed(tmp_path, world_train, mesh):
+    """It is a bank already: none is made of it."""
     table, draw = world_train.table, np.random.default_rng(1)
     keys = caption_keys(table.image_ids, table.caption_image)
     images = draw.normal(size=(len(table.image_ids), 500)).astype(np.float16)
@@ -80,12 +83,11 @@ def test_a_file_s_are_looked_up_and_narrowed(tmp_path, world_train, mesh, bank):
     write_features(tmp_path / "images.npz", table.image_ids, images)
     write_features(tmp_path / "texts.npz", keys, texts)
     settings = config(image=str(tmp_path / "images.npz"), text=str(tmp_path / "texts.npz"), width=100)
-    if bank:
-        settings.teacher.bank = str(tmp_path / "bank")
+    settings.teacher.bank = str(tmp_path / "bank")
     teachers = load_teachers(settings, world_train, mesh)
-    held = teachers.image.params["features"]
-    assert held.shape == (24, 100)  # 21 rows over 8 devices
-    assert {shard.data.shape[0] for shard in held.addressable_shards} == {3}
+    assert not (tmp_path / "bank").exists()
+    assert teachers.image.params.shape == (24, 100)  # 21 rows over 8 devices
+    assert {shard.data.shape[0] for shard in teachers.image.params.addressable_shards} == {3}
     found = soft_labels(teachers, world_train, mesh)
     narrow = project(images[IMAGES].astype(np.float32), 100)
     expected = similarity.teacher(narrow, texts[CAPTIONS])
@@ -93,12 +95,35 @@ def test_a_file_s_are_looked_up_and_narrowed(tmp_path, world_train, mesh, bank):
     np.testing.assert_allclose(found.text, expected.text, atol=2e-6)
 
 
-def test_live_teachers_are_narrowed(world_train, mesh, live):
-    teachers = load_teachers(config(width=16), world_train, mesh)
+def test_live_teachers_and_their_bank_are_narrowed(tmp_path, world_train, mesh):
+    whole = load_teachers(config(), world_train, mesh)
+    image = whole.image.apply(whole.image.params, pixels(world_train))
+    text = whole.text.apply(
+        whole.text.params, whole.text.tokenize([world_train.captions[n] for n in CAPTIONS])
+    )
+    expected = similarity.teacher(project(image, 16), project(text, 16))
+    for bank in ("", str(tmp_path / "bank")):
+        found = soft_labels(load_teachers(config(width=16, bank=bank), world_train, mesh), world_train, mesh)
+        np.testing.assert_allclose(found.image, expected.image, atol=3e-6)
+        np.testing.assert_allclose(found.text, expected.text, atol=3e-6)
+
+
+def test_the_uniform_control_looks_at_nothing(world_train, mesh):
+    teachers = load_teachers(config(control="uniform", image="missing.npy"), world_train, mesh)
+    assert teachers.image.inputs == teachers.text.inputs == "index"
     found = soft_labels(teachers, world_train, mesh)
-    batch = np.stack([world_train.table.read_image(image, 32)[0] for image in IMAGES])
-    assert teachers.image.apply(teachers.image.params, batch).shape[1] == 16
-    assert 0.01 < float(jnp.abs(found.image - live.image).max()) < 0.9
+    others = ~np.eye(len(IMAGES), dtype=bool)
+    others[3, 4] = others[4, 3] = False  # the same photograph twice
+    assert np.abs(np.asarray(found.image))[others].max() < 0.2
+
+
+def test_without_csa_and_usa_teachers_only_measure(world_train, mesh, capsys):
+    settings = with_argument(config(), "loss=contrastive")
+    assert load_teachers(settings, world_train, mesh) is not None
+    assert "the teachers only measure them" in capsys.readouterr().out
+    settings.teacher.image = "missing.npy"
+    with pytest.raises(InputError, match=r"missing\.npy: .*--config\.teacher\.text= leaves them out"):
+        load_teachers(settings, world_train, mesh)
 
 
 @pytest.mark.parametrize("released", [False, True])
@@ -113,10 +138,12 @@ def test_a_bank_takes_unicom_as_a_folder_and_as_its_own_file(tmp_path, world_tra
     else:
         own.save(source, sizes, params)
     settings = config(image=str(source), bank=str(tmp_path / "bank"))
-    table = np.asarray(load_teachers(settings, world_train, mesh).image.params["features"])
-    pixels = np.stack([world_train.table.read_image(n, 16)[0] for n in range(IMAGE_COUNT)])
+    table = np.asarray(load_teachers(settings, world_train, mesh).image.params)
+    photographs = np.stack([world_train.table.read_image(n, 16)[0] for n in range(IMAGE_COUNT)])
     live = load_image_teacher(str(source))
-    np.testing.assert_allclose(table[:IMAGE_COUNT], live.apply(live.params, pixels), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        table[:IMAGE_COUNT], live.apply(live.params, photographs), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(

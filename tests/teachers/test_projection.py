@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cusa_jax.sharding import make_mesh, put_params, put_rows
 from cusa_jax.teachers.projection import narrowed, project, project_rows
 from cusa_jax.types import Teacher
 
@@ -32,13 +33,17 @@ def test_features_that_are_narrow_enough_stay_as_they_are():
 
 
 def test_a_table_and_a_live_teacher_are_projected_alike():
-    """More rows than are projected at once, of two bytes a number."""
-    features = np.random.default_rng(6).normal(size=(300, 40)).astype(np.float16)
+    """More rows than are projected at once, of two bytes a number; live, every device projects its own rows."""
+    features = np.random.default_rng(6).normal(size=(304, 40)).astype(np.float16)
     expected = np.asarray(project(jnp.asarray(features, jnp.float32), 9))
-    assert expected.shape == (300, 9)
+    assert expected.shape == (304, 9)
     np.testing.assert_allclose(project_rows(features, 9), expected, rtol=1e-5, atol=1e-5)
+    mesh = make_mesh()
     teacher = Teacher("linear", np.eye(40, dtype=np.float32), lambda w, x: x @ w, "pixels", 8)
-    found = narrowed(teacher, 9)
+    assert narrowed(teacher, 0, mesh) is teacher
+    found = narrowed(teacher, 9, mesh)
     assert found.image_size == 8
-    rows = jax.jit(found.apply)(teacher.params, features.astype(np.float32))
-    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-5)
+    arguments = put_params(teacher.params, mesh), put_rows(features.astype(np.float32), mesh)
+    compiled = jax.jit(found.apply).lower(*arguments).compile()
+    assert "all-gather" not in compiled.as_text()
+    np.testing.assert_allclose(compiled(*arguments), expected, rtol=1e-5, atol=1e-5)

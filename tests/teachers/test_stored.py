@@ -20,12 +20,11 @@ def test_look_up_is_indexing_though_each_device_holds_its_rows_only(dtype, held)
     teacher = stored_teacher("table", features, mesh, dtype)
     index = np.random.default_rng(3).integers(0, SAMPLES, 40).astype(np.int32)
     index[:3] = SAMPLES - 1, SAMPLES - 1, 0
-    params = put_params(teacher.params, mesh)
-    table = params["features"]
-    assert table is teacher.params["features"]
+    table = put_params(teacher.params, mesh)
+    assert table is teacher.params
     assert table.dtype == held
     assert {shard.data.shape[0] for shard in table.addressable_shards} == {3}  # 21 over 8 devices
-    looked_up = jax.jit(teacher.apply)(params, put_rows(index, mesh))
+    looked_up = jax.jit(teacher.apply)(table, put_rows(index, mesh))
     np.testing.assert_array_equal(looked_up, features.astype(jnp.dtype(held)).astype(np.float32)[index])
     assert looked_up.dtype == jnp.float32
     assert {shard.data.shape[0] for shard in looked_up.addressable_shards} == {5}
