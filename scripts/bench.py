@@ -2,7 +2,7 @@
 
 python scripts/bench.py --config=configs/flickr.py [--model=vit_l_14_336 …] [--batch=64 --batch=128 …] [--tokens=24 …]
 python scripts/bench.py --config=configs/flickr.py --table=step --repeats=0  # plans memory and counts FLOPs only
-python scripts/bench.py --config=configs/flickr.py --against=CHECKOUT        # beside the PyTorch reference
+python scripts/bench.py --config=configs/flickr.py --against=CHECKOUT --step=cusa-live-text  # beside the reference
 python scripts/bench.py --config=configs/demo.py --table=input               # on the configuration's own data
 
 Variants run in alternating rounds; a figure is the median, beside it the spread (slowest minus fastest). Memory is
@@ -45,7 +45,10 @@ TOKENS = flags.DEFINE_multi_integer(
 TEACHER_TOKENS = flags.DEFINE_integer("teacher_tokens", 20, "Of the teacher's captions.", lower_bound=2)
 TEACHERS = flags.DEFINE_enum("teachers", "real", list(synthetic.TEACHERS), "Their sizes.")
 STEP = flags.DEFINE_multi_enum(
-    "step", list(steps.VARIANTS), list(steps.VARIANTS), "Rows of the step table; all are in memory at once."
+    "step",
+    list(steps.VARIANTS),
+    list(steps.VARIANTS),
+    "Rows of the step table, all in memory at once; of --against, contrastive and cusa-live-text.",
 )
 
 ROWS = flags.DEFINE_multi_integer("rows", [1024, 4096], "Batch sizes of the losses table.", lower_bound=2)
@@ -104,10 +107,12 @@ def against_rows(config: Any) -> Iterator[list[Row]]:
         from side_by_side import original, timed
     except ImportError as error:
         raise InputError(f"{error}: pip install -r requirements-parity.txt") from error
+    if not set(STEP.value) & set(timed.PAIRS):
+        raise InputError(f"--against has no --step={STEP.value[0]}; it takes {' and '.join(timed.PAIRS)}")
     checkout = Path(AGAINST.value)
     modules = original.import_reference(checkout.resolve())
     for setting, sizes in _settings(config):
-        yield timed.rows(modules, checkout, setting, sizes, REPEATS.value)
+        yield timed.rows(modules, checkout, setting, sizes, REPEATS.value, STEP.value)
 
 
 def _settings(config: Any) -> Iterator[tuple[Any, synthetic.Sizes]]:

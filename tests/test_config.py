@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from cusa_jax.config import CHOICES, LOSSES, default_config, flat, needs_teachers, validate, with_argument
+from cusa_jax.config import (
+    CHOICES,
+    LOSSES,
+    default_config,
+    flat,
+    from_values,
+    needs_teachers,
+    validate,
+    with_argument,
+)
 from cusa_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -112,6 +121,14 @@ def test_keys_are_checked_both_ways():
         del config.optim.b1
     with pytest.raises(InputError, match=r"lacks the key 'optim\.b1' \(default 0\.9\)"):
         validate(config)
+
+
+def test_a_configuration_in_a_file_may_be_older_than_a_key():
+    found = from_values({"seed": 7, "model": {"name": "toy"}}, "config.json")
+    assert (found.seed, found.model.name, found.model.attention) == (7, "toy", "xla")
+    for wrong in ({"seed": {"a": 1}}, {"model": 3}, 5):
+        with pytest.raises(InputError, match=r"config\.json: its configuration is not one of this program's"):
+            from_values(wrong, "config.json")
 
 
 def test_flat_names_every_leaf():

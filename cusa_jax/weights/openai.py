@@ -172,7 +172,8 @@ def known_activation(said: str | None, asked: str, where: str | Path) -> str:
     if not (said or asked):
         raise InputError(
             f"{where}: does not say its activation; OpenAI's weights have quick_gelu, open_clip's gelu unless their "
-            "model is called '…-quickgelu': --activation=… (config.model.activation in a training)"
+            "model is called '…-quickgelu'. Say it by config.model.activation in a training, or once and for all by "
+            "`scripts/convert.py IN OUT.safetensors --activation=…`"
         )
     activation = said or asked
     if activation not in ACTIVATIONS:

@@ -10,7 +10,7 @@ without using it. On a GPU both may multiply in TensorFloat-32, which is JAX's d
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,19 @@ PAIRS = {"contrastive": "only_contrastive.yaml", "cusa-live-text": "cusa.yaml"}
 YAMLS = Path("configs/vitb32/flickr")
 
 
-def rows(modules: dict[str, Any], checkout: Path, config: Any, sizes: Sizes, repeats: int) -> list[Row]:
+def rows(
+    modules: dict[str, Any], checkout: Path, config: Any, sizes: Sizes, repeats: int, names: Sequence[str]
+) -> list[Row]:
     """Ours as `config` has it; the reference in float32, and in bfloat16 (autocast), as it is and compiled.
 
-    modules: of `original.import_reference(checkout)`.
+    modules: of `original.import_reference(checkout)`. names: of PAIRS. One pair to a process is fairest: XLA takes its
+    memory anew in every step, and gets it more slowly where an earlier pair has left it in pieces.
     """
     torch.set_float32_matmul_precision("high")
     found = []
     for name, file in PAIRS.items():
+        if name not in names:
+            continue
         ours = f"ours, {config.model.dtype}"
         calls: dict[str, Callable[[], Any]] = {ours: steps.started(config, name, sizes)}
         raw = yaml.safe_load((checkout / YAMLS / file).read_text(encoding="utf8"))
