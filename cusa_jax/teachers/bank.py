@@ -100,10 +100,11 @@ def _compute(folder: Path, fingerprint: dict[str, Any], compute: Compute, sample
                     _create(folder, fingerprint, (samples, features.shape[1]))
                 table = _features(folder, "r+")
             table[numbers] = features
+            done += len(numbers)
             bar.update(len(numbers))
             if batch % _BATCHES_BETWEEN_SAVES == 0:
                 table.flush()
-                _save_progress(folder, bar.n)
+                _save_progress(folder, done)
     if is_first():
         if table is not None:
             table.flush()

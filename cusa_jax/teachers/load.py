@@ -86,19 +86,23 @@ def _load_both(config: Any, train: Split, mesh: Mesh) -> Teachers:
 
     keys = caption_keys(table.image_ids, table.caption_image)
     names = [path.name for path in table.image_paths]
-    options = {"dtype": settings.dtype}
     image = _Side(
-        "image",
-        settings.image,
-        table.image_ids,
-        [*table.image_ids, *names],
-        options,
-        load_image_teacher,
-        image_inputs,
+        name="image",
+        source=settings.image,
+        ids=table.image_ids,
+        samples=[*table.image_ids, *names],
+        options={"dtype": settings.dtype},
+        load=load_image_teacher,
+        inputs=image_inputs,
     )
-    options = {**options, "max_length": settings.max_length}
     text = _Side(
-        "text", settings.text, keys, [*keys, *train.captions], options, load_text_teacher, text_inputs
+        name="text",
+        source=settings.text,
+        ids=keys,
+        samples=[*keys, *train.captions],
+        options={"dtype": settings.dtype, "max_length": settings.max_length},
+        load=load_text_teacher,
+        inputs=text_inputs,
     )
     return Teachers(image=_load(image, settings, mesh), text=_load(text, settings, mesh))
 
