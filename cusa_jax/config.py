@@ -90,13 +90,11 @@ def default_config() -> ConfigDict:
     c.loss.usa.teacher_tau = _sides(1.0, 0.10, 1.0, shared=False, trainable=False, from_csa=True)
 
     c.teacher = ConfigDict()
-    c.teacher.image = ""  # model folder, Hugging Face id, UNICOM's .pt, or feature file (README: formats)
+    c.teacher.image = ""  # model folder, Hugging Face id, UNICOM's .pt, feature file (README: your own data)
     c.teacher.text = ""
     c.teacher.max_length = 64  # tokens of the text teacher
     c.teacher.dtype = "float32"  # compute dtype of live teachers
-    c.teacher.bank = (
-        ""  # folder for what live teachers say, computed once and looked up; "" runs them in every step
-    )
+    c.teacher.bank = ""  # folder for live teachers' features, computed once; "" runs them in every step
     c.teacher.width = 0  # > 0: project wider features to so many numbers
     c.teacher.stored_dtype = ""  # of a bank's or file's features on the devices; "" keeps it
     c.teacher.control = "none"  # 'shuffled' | 'uniform': teachers that know nothing, to compare with
@@ -154,7 +152,7 @@ def from_values(values: Any, where: Any) -> ConfigDict:
     config = default_config()
     try:
         config.update(values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: its configuration is not one of this program's ({error})") from error
     return config
 

@@ -74,9 +74,8 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
                 state, metrics = step_function(state, run.teacher_params, rows)
                 step += 1
                 unchecked.append(metrics)
-                if (
-                    len(unchecked) > _STEPS_AHEAD
-                ):  # or all batches up to the next line of the log would wait on device
+                # Without a bound all batches up to the next line of the log would wait on the devices.
+                if len(unchecked) > _STEPS_AHEAD:
                     jax.block_until_ready(unchecked[-1 - _STEPS_AHEAD])
                 if step == first:
                     log.start_clock(step, metrics)

@@ -126,7 +126,10 @@ def test_keys_are_checked_both_ways():
 def test_a_configuration_in_a_file_may_be_older_than_a_key():
     found = from_values({"seed": 7, "model": {"name": "toy"}}, "config.json")
     assert (found.seed, found.model.name, found.model.attention) == (7, "toy", "xla")
-    for wrong in ({"seed": {"a": 1}}, {"model": 3}, 5):
+    deep: dict = {}
+    for _ in range(100_000):
+        deep = {"deeper": deep}
+    for wrong in ({"seed": {"a": 1}}, {"model": 3}, 5, deep):
         with pytest.raises(InputError, match=r"config\.json: its configuration is not one of this program's"):
             from_values(wrong, "config.json")
 

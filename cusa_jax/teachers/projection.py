@@ -49,6 +49,8 @@ def project_rows(features: np.ndarray, width: int) -> np.ndarray:
 
 def narrowed(teacher: Teacher, width: int, mesh: Mesh) -> Teacher:
     """A live teacher whose features have at most `width` numbers; 0 leaves them. mesh: where the batch's rows are."""
+    if not width:
+        return teacher
     rows = P(mesh.axis_names)
     # Each device its own rows: XLA gathers what it transforms onto every device otherwise (jax-ml/jax#15680).
     of_rows = jax.shard_map(functools.partial(project, width=width), mesh=mesh, in_specs=rows, out_specs=rows)
@@ -56,4 +58,4 @@ def narrowed(teacher: Teacher, width: int, mesh: Mesh) -> Teacher:
     def apply(params: Params, inputs: jax.Array) -> jax.Array:
         return of_rows(teacher.apply(params, inputs))
 
-    return dataclasses.replace(teacher, apply=apply) if width else teacher
+    return dataclasses.replace(teacher, apply=apply)
