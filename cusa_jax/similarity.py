@@ -39,12 +39,7 @@ def student_directions(embeddings: Embeddings) -> Embeddings:
     No epsilon in the norm (reference unire/model.py:168-171): an all-zero embedding is a broken model, and its
     NaN reaches the loss, where training stops and names it.
     """
-
-    def unit(x: jax.Array) -> jax.Array:
-        x = _at_least_float32(x)
-        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-    return jax.tree.map(unit, embeddings)
+    return jax.tree.map(_unit, embeddings)
 
 
 def teacher_directions(features: jax.Array) -> jax.Array:
@@ -56,9 +51,19 @@ def teacher_directions(features: jax.Array) -> jax.Array:
     return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
+def cosines(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Cosine similarities float32 (or wider) [M, N] of embeddings [M, E] and [N, E]."""
+    return _inner(_unit(rows), _unit(columns))
+
+
 def group_ids(ids: jax.Array, groups: int = 1) -> jax.Array:
     """Image numbers int [B] -> [groups, B/groups], cut the way the similarities are."""
     return _group(ids, groups)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    x = _at_least_float32(x)
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def _group(x: jax.Array, groups: int) -> jax.Array:

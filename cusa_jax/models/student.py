@@ -48,9 +48,18 @@ class Student(Protocol):
         """Fresh float32 variables."""
 
     def encode(
-        self, variables: Variables, image: Array, tokens: Array, *, train: bool = False, rngs: Rngs = None
+        self,
+        variables: Variables,
+        image: Array,
+        tokens: Array,
+        *,
+        train: tuple[Side, ...] = (),
+        rngs: Rngs = None,
     ) -> tuple[Encoded, ModelState]:
-        """Both sides of a batch, [B, …] each. train: dropout, batch statistics, and the state that they leave."""
+        """Both sides of a batch, [B, …] each. train: the sides with dropout, batch statistics and the state they leave.
+
+        Parameters of a side lie under its name, so that a side is in training where one of them is trained.
+        """
 
     def encode_side(self, variables: Variables, side: Side, rows: Array) -> Any:
         """One side as evaluation encodes it: a pytree of arrays [B, …], a part of what `encode` returns."""
