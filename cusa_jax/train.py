@@ -69,9 +69,7 @@ def train(config: Config, workdir: Path) -> Trained | Stopped:
     ):
         state, progress = _resume_or_start(run, checkpoints)
         _announce(run, int(state.step))
-        log = RunLog(
-            workdir, run.last_step, run.steps_per_epoch, config.batch_size, start=int(state.step)
-        )
+        log = RunLog(workdir, run.last_step, run.steps_per_epoch, config.batch_size, start=int(state.step))
         with contextlib.closing(log):
             stopped = _loop(run, workdir, state, progress, checkpoints, log, stop_requested)
         if stopped:
