@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from cusa_jax import objective, optim, scalars, similarity
 from cusa_jax.accumulate import in_micro_batches
 from cusa_jax.losses.term import Compared
-from cusa_jax.models.student import Encoded, ModelState, Side, Student, Variables
+from cusa_jax.models.student import Embeds, Encoded, ModelState, Side, Student, Variables
 from cusa_jax.scalars import Scalar
 from cusa_jax.teachers.apply import teacher_features
 from cusa_jax.types import Batch, Params, Teachers, TrainState
@@ -123,7 +123,8 @@ def compare(
     """(weighted sum of the terms, the terms, the variables as they then are). values: of the losses' scalars."""
     ids, groups = batch.image_index, recipe.groups
     if recipe.loss.tile and groups == 1:
-        tiled = objective.of_embeddings(encoded, teacher, ids, values, recipe.loss, mesh=recipe.mesh)
+        embeddings = cast(Embeds, recipe.student).embeddings(encoded)
+        tiled = objective.of_embeddings(embeddings, teacher, ids, values, recipe.loss, mesh=recipe.mesh)
         return *tiled, variables
     similarities, changed = recipe.student.compare(
         variables, encoded, groups=groups, train=True, rngs=_rngs(key, recipe.micro_batches)

@@ -135,4 +135,4 @@ def test_a_frozen_tower_is_encoded_as_in_evaluation():
     encoded, after = encode(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, after, variables)
     expected, _ = frozen.student.embed(variables, "image", batch().image)
-    np.testing.assert_allclose(encoded.cross_image, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(encoded["image"]["cross"], expected, rtol=1e-4, atol=1e-4)
