@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import parse_json, read_json
 from cusa_jax.weights import torch_file
 from cusa_jax.weights.hub import Weights
 from cusa_jax.weights.torch_layout import read_safetensors
-from cusa_jax.workdir import read_json
 
 CONFIG = "config.json"
 HEADER = "cusa_jax"  # key of a .safetensors file's metadata, whose value is JSON
@@ -42,7 +41,7 @@ class Source:
     def config(self) -> Mapping[str, Any]:
         """config.json of a folder; {} where there is none."""
         path = self.path / CONFIG
-        return read_json(path) if path.is_file() else {}
+        return read_json(path, "get it again") if path.is_file() else {}
 
     @property
     def is_safetensors(self) -> bool:
@@ -56,11 +55,11 @@ class Source:
         try:
             with safe_open(self.path, "numpy") as file:
                 raw = (file.metadata() or {}).get(HEADER)
-            return raw and json.loads(raw)
-        except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        except (SafetensorError, OSError, ValueError) as error:
             raise InputError(
                 f"{self.path}: not a readable safetensors file ({error}); get it again"
             ) from error
+        return None if raw is None else parse_json(raw, self.path)
 
     @functools.cached_property
     def pickled(self) -> Any:

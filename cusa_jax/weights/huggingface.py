@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import MOST_LAYERS, read_json, size, write_json
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import make_sizes
 from cusa_jax.weights import metadata
@@ -22,7 +23,6 @@ from cusa_jax.weights.torch_layout import (
     to_torch,
     write_safetensors,
 )
-from cusa_jax.workdir import read_json, write_json
 
 MODEL_TYPE = "clip"
 PREPROCESSOR = "preprocessor_config.json"
@@ -123,17 +123,17 @@ def _sizes(source: Source) -> ClipConfig:
     with metadata.read_as("the configuration of a CLIP model", path):
         vision, text = _VISION | dict(raw["vision_config"]), _TEXT | dict(raw["text_config"])
         fields = {
-            "embed_dim": int(raw.get("projection_dim", 512)),
-            "image_size": int(vision["image_size"]),
-            "patch_size": int(vision["patch_size"]),
-            "vision_width": int(vision["hidden_size"]),
-            "vision_layers": int(vision["num_hidden_layers"]),
-            "vision_heads": int(vision["num_attention_heads"]),
-            "text_width": int(text["hidden_size"]),
-            "text_layers": int(text["num_hidden_layers"]),
-            "text_heads": int(text["num_attention_heads"]),
-            "context_length": int(text["max_position_embeddings"]),
-            "vocab_size": int(text["vocab_size"]),
+            "embed_dim": size(raw, "projection_dim", path, 512),
+            "image_size": size(vision, "image_size", path),
+            "patch_size": size(vision, "patch_size", path),
+            "vision_width": size(vision, "hidden_size", path),
+            "vision_layers": size(vision, "num_hidden_layers", path, at_most=MOST_LAYERS),
+            "vision_heads": size(vision, "num_attention_heads", path),
+            "text_width": size(text, "hidden_size", path),
+            "text_layers": size(text, "num_hidden_layers", path, at_most=MOST_LAYERS),
+            "text_heads": size(text, "num_attention_heads", path),
+            "context_length": size(text, "max_position_embeddings", path),
+            "vocab_size": size(text, "vocab_size", path),
             "activation": metadata.activation(str(vision["hidden_act"]), source.activation, path),
         }
         _check(path, vision, text)
@@ -142,7 +142,7 @@ def _sizes(source: Source) -> ClipConfig:
 
 def _pixels(path: Path, image_size: int) -> dict[str, tuple[float, ...]]:
     """What preprocessor_config.json says; a folder without one is taken to have CLIP's pixels."""
-    said = read_json(path) if path.is_file() else {}
+    said = read_json(path, "get it again") if path.is_file() else {}
     return metadata.statistics(said, metadata.PREPROCESSOR_CONFIG, image_size, path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import MOST_LAYERS, read_json, size
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import make_sizes
 from cusa_jax.weights import metadata
@@ -12,7 +13,6 @@ from cusa_jax.weights.format import Format, Source, without_wrappers
 from cusa_jax.weights.hub import Weights
 from cusa_jax.weights.openai import from_tensors, unprefixed
 from cusa_jax.weights.torch_layout import read_folder
-from cusa_jax.workdir import read_json
 
 CONFIG = "open_clip_config.json"
 _HONOURED = {
@@ -36,7 +36,7 @@ def _read(source: Source) -> Weights:
 
 def _sizes(source: Source) -> ClipConfig:
     path = source.path / CONFIG
-    raw = read_json(path)
+    raw = read_json(path, "get it again")
     with metadata.read_as("the configuration of a CLIP with two transformers", path):
         model = raw["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
@@ -44,17 +44,17 @@ def _sizes(source: Source) -> ClipConfig:
             _check(name, section, path)
         said = "quick_gelu" if model.get("quick_gelu") else "gelu"
         fields = {
-            "embed_dim": int(model["embed_dim"]),
-            "image_size": int(vision["image_size"]),
-            "patch_size": int(vision["patch_size"]),
-            "vision_width": int(vision["width"]),
-            "vision_layers": int(vision["layers"]),
-            "vision_heads": int(vision["width"]) // int(vision.get("head_width", 64)),
-            "text_width": int(text["width"]),
-            "text_layers": int(text["layers"]),
-            "text_heads": int(text["heads"]),
-            "context_length": int(text.get("context_length", 77)),
-            "vocab_size": int(text.get("vocab_size", 49408)),
+            "embed_dim": size(model, "embed_dim", path),
+            "image_size": size(vision, "image_size", path),
+            "patch_size": size(vision, "patch_size", path),
+            "vision_width": size(vision, "width", path),
+            "vision_layers": size(vision, "layers", path, at_most=MOST_LAYERS),
+            "vision_heads": size(vision, "width", path) // size(vision, "head_width", path, 64),
+            "text_width": size(text, "width", path),
+            "text_layers": size(text, "layers", path, at_most=MOST_LAYERS),
+            "text_heads": size(text, "heads", path),
+            "context_length": size(text, "context_length", path, 77),
+            "vocab_size": size(text, "vocab_size", path, 49408),
             "activation": metadata.activation(said, source.activation, path),
         }
         pixels = metadata.statistics(
