@@ -11,7 +11,7 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
-from cusa_jax import optim, sharding, temperatures
+from cusa_jax import optim, scalars, sharding
 from cusa_jax.data import world
 from cusa_jax.data.caption_files import find_captions
 from cusa_jax.data.pipeline import train_batches
@@ -96,7 +96,7 @@ def make_recipe(
     config: Any, model: DualEncoder, teachers: Teachers | None, learning_rates: Any, mesh: Mesh
 ) -> Recipe:
     """What a step of `config` is specialised to. learning_rates: float32 [steps], one for each."""
-    specs = temperatures.temperatures(config.loss)
+    specs = scalars.specifications(config.loss)
     return Recipe(
         model=model,
         temperatures=specs,

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cusa_jax.temperatures import Temperature
+from cusa_jax.losses.term import Scalar
 from cusa_jax.types import Params
 
 
 def optimizer(
-    config: Any, learning_rates: np.ndarray, specs: dict[str, Temperature]
+    config: Any, learning_rates: np.ndarray, specs: dict[str, Scalar]
 ) -> optax.GradientTransformation:
     """AdamW over {'model', 'taus'}; frozen temperatures are left alone, decay included.
 

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from cusa_jax import objective, temperatures
+from cusa_jax import objective, scalars
 from cusa_jax.accumulate import in_micro_batches
 from cusa_jax.data.images import normalise
+from cusa_jax.losses.term import Scalar
 from cusa_jax.models.dual_encoder import DualEncoder
 from cusa_jax.teachers.control import teacher_features
-from cusa_jax.temperatures import Temperature
 from cusa_jax.types import Batch, Embeddings, Params, Teachers, TrainState
 
 
@@ -29,7 +29,7 @@ class Recipe:
     """
 
     model: DualEncoder
-    temperatures: dict[str, Temperature]
+    temperatures: dict[str, Scalar]
     optimizer: optax.GradientTransformation
     loss: Any
     groups: int = 1
@@ -45,7 +45,7 @@ def train_step(
 
     teacher_params: {'image': …, 'text': …}, frozen; None without teachers. batch: rows over all devices.
     """
-    taus = temperatures.clamp(state.params["taus"], recipe.temperatures)
+    taus = scalars.clamp(state.params["taus"], recipe.temperatures)
     params = {"model": state.params["model"], "taus": taus}
     labels = frozen_features(teacher_params, batch, recipe)
 
@@ -70,7 +70,7 @@ def train_step(
         **{f"loss_{name}": value for name, value in terms.items()},
         "gradient_norm": optax.tree.norm(gradients),
         "update_norm": optax.tree.norm(updates),
-        **{f"tau_{name}": tau for name, tau in taus.items()},
+        **taus,
     }
     if batch.replaced is not None:
         metrics["rows_replaced"] = batch.replaced.sum()
@@ -104,7 +104,7 @@ def frozen_features(
 def init_state(recipe: Recipe, variables: Params) -> TrainState:
     """State before the first step. variables: the model's, {'params': …} and other collections."""
     model_state = {name: collection for name, collection in variables.items() if name != "params"}
-    params = {"model": variables["params"], "taus": temperatures.init(recipe.temperatures)}
+    params = {"model": variables["params"], "taus": scalars.init(recipe.temperatures)}
     return TrainState(jnp.zeros((), jnp.int32), params, model_state, recipe.optimizer.init(params))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cusa_jax import sharding, temperatures
+from cusa_jax import scalars, sharding
 from cusa_jax.accumulate import in_micro_batches
 from cusa_jax.config import default_config, validate
 from cusa_jax.data.images import normalise
@@ -40,7 +40,7 @@ def recipe(micro_batches=1, mesh=None, tile=0) -> Recipe:
     text = stored_teacher("text", table.astype(np.float32), mesh or sharding.make_mesh(1, jax.devices()[:1]))
     return Recipe(
         model=DualEncoder(SMALL),
-        temperatures=temperatures.temperatures(loss),
+        temperatures=scalars.specifications(loss),
         optimizer=optax.sgd(1.0),
         loss=loss,
         teachers=Teachers(image, text),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from cusa_jax import optim, sharding, step, temperatures
+from cusa_jax import optim, scalars, sharding, step
 from cusa_jax.checkpoint import Checkpoints
 from cusa_jax.config import default_config
 from cusa_jax.models.clip import ClipConfig
@@ -36,7 +36,7 @@ def batch() -> Batch:
 def recipe(tower: str) -> step.Recipe:
     config = default_config()
     config.loss.csa.weight = config.loss.usa.weight = 0.0
-    specs = temperatures.temperatures(config.loss)
+    specs = scalars.specifications(config.loss)
     adamw = optim.optimizer(config.optim, np.full(4, 1e-3), specs)
     return step.Recipe(DualEncoder(SIZES[tower], uni_heads=False), specs, adamw, config.loss)
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from cusa_jax import optim
 from cusa_jax.config import default_config
-from cusa_jax.temperatures import Temperature
+from cusa_jax.losses.term import Scalar
 
 SCHEDULES = golden.numbers("lr")
 
@@ -80,9 +80,7 @@ def update(gradients, params, specs, **changed):
     return updates
 
 
-SPECS = {
-    name: Temperature(0.5, 0.1, 1.0, trainable) for name, trainable in (("moves", True), ("frozen", False))
-}
+SPECS = {name: Scalar(0.5, 0.1, 1.0, trainable) for name, trainable in (("moves", True), ("frozen", False))}
 PARAMS = {"model": {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0)},
           "taus": {"moves": jnp.asarray(0.5), "frozen": jnp.asarray(0.5)}}  # fmt: skip
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from cusa_jax import optim, sharding, temperatures
+from cusa_jax import optim, scalars, sharding
 from cusa_jax.step import Recipe, train_step
 from cusa_jax.types import Batch, Teacher, Teachers, TrainState
 from cusa_jax.weights import reference
@@ -49,7 +49,7 @@ def recipe(run: str, dtype: str) -> Recipe:
     schedule = ConfigDict({**settings["schedular"], "every": "epoch"})
     adamw = ConfigDict({"lr": settings["optimizer"]["lr"], "weight_decay": settings["optimizer"]["weight_decay"],
                         "b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 0.0})  # fmt: skip
-    specs = temperatures.temperatures(loss)
+    specs = scalars.specifications(loss)
     rates = optim.learning_rates(adamw, schedule, settings["steps_per_epoch"])
     recorded = np.ravel([[epoch[0]] * settings["steps_per_epoch"] for epoch in settings[dtype]["epoch_lrs"]])
     np.testing.assert_allclose(rates[:STEPS], recorded, rtol=1e-14)
@@ -108,7 +108,7 @@ def test_temperatures_of_every_step_equal_the_reference(run, dtype):
     names = {our: their for our, their in reference.TEMPERATURE_NAMES.items() if our in ours.taus[0]}
     assert set(names.values()) == set(theirs[0]["taus_after_step"])
     for our, their in names.items():
-        used = [metrics[f"tau_{our}"] for metrics in ours.metrics]
+        used = [metrics[our] for metrics in ours.metrics]
         after = [taus[our] for taus in ours.taus]
         for values, key in ((used, "taus_after_clamp"), (after, "taus_after_step")):
             recorded = [step[key][their] for step in theirs]
@@ -156,7 +156,7 @@ def test_a_temperature_outside_its_bounds_is_clamped_before_it_is_used():
     run = "A_cusa_lr1e-3_wd0.05"
     rules = recipe(run, "f32")
     outside = {name: jnp.float32(5.0) for name in rules.temperatures}
-    inside = temperatures.clamp(outside, rules.temperatures)
+    inside = scalars.clamp(outside, rules.temperatures)
     rows, soft = batch(0)
 
     def one_step(taus):
@@ -166,5 +166,5 @@ def test_a_temperature_outside_its_bounds_is_clamped_before_it_is_used():
 
     (clamped, seen), (expected, expected_seen) = one_step(outside), one_step(inside)
     assert jax.tree.map(float, seen) == jax.tree.map(float, expected_seen)
-    assert {name: float(seen[f"tau_{name}"]) for name in inside} == jax.tree.map(float, inside)
+    assert {name: float(seen[name]) for name in inside} == jax.tree.map(float, inside)
     jax.tree.map(np.testing.assert_array_equal, clamped.params, expected.params)
