@@ -175,7 +175,7 @@ def source(config: ConfigDict) -> str:
         [
             '"""A configuration of the PyTorch reference, converted by scripts/convert.py."""',
             "",
-            "from cusa_jax.config import default_config, with_argument",
+            "from cusa_jax.config import ConfigDict, default_config, with_argument",
             "",
             "",
             "def get_config(argument: str | None = None):",
