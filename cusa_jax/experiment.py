@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import grain
@@ -12,13 +11,11 @@ from absl import logging
 from jax.sharding import Mesh
 
 from cusa_jax import optim, sharding, temperatures
-from cusa_jax.data import world
-from cusa_jax.data.caption_files import find_captions
 from cusa_jax.data.pipeline import train_batches
-from cusa_jax.data.prepared import is_prepared
-from cusa_jax.data.splits import Split, check_disjoint, load_split
+from cusa_jax.data.splits import SPLITS, Split, check_disjoint, load_split, provide
 from cusa_jax.data.tokenize import VOCAB_SIZE
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Inputs, Pixels, Text
 from cusa_jax.models.clip import PRESETS, ClipConfig
 from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.step import Recipe, init_state
@@ -52,9 +49,7 @@ def build(config: Any) -> Experiment:
     """Reads the data and the weights that `config` names. Raises InputError for whatever is wrong with them."""
     mesh = sharding.make_mesh(config.sharding.fsdp)
     check_batch(config, mesh)
-    if not config.data.world.train:  # what takes no time is checked first
-        for split in ("train", "val", "test"):
-            find_captions(Path(config.data.path), split)
+    provide(config.data.path, config.data.world)
     model, variables = build_model(config)
     splits = load_splits(config, model.clip)
     train = splits["train"]
@@ -75,7 +70,7 @@ def build(config: Any) -> Experiment:
         initial_state=lambda: sharding.put_params(fresh_state(), mesh),
         teacher_params=teachers
         and sharding.put_params({"image": teachers.image.params, "text": teachers.text.params}, mesh),
-        batches=_batches(config, train, teachers, model.clip.image_size),
+        batches=_batches(config, train, teachers, clip_inputs(model.clip)),
         splits=splits,
         data_fingerprint=train.table.fingerprint(),
         steps_per_epoch=steps_per_epoch,
@@ -111,22 +106,19 @@ def make_recipe(
 
 def load_splits(config: Any, clip: ClipConfig) -> dict[str, Split]:
     """'train', 'val' and 'test' of the dataset at `config.data.path`, for a model of these sizes."""
-    if config.data.world.train and not is_prepared(config.data.path):
-        world.write(Path(config.data.path), sizes=dict(config.data.world))
-    splits = {name: read_split(config, name, clip) for name in ("train", "val", "test")}
+    splits = {name: read_split(config, name, clip) for name in SPLITS}
     check_disjoint(splits, config.data.path)
     return splits
 
 
 def read_split(config: Any, name: str, clip: ClipConfig) -> Split:
     """One split of the dataset at `config.data.path`, for a model of these sizes."""
-    return load_split(
-        config.data.path,
-        name,
-        image_root=config.data.image_root,
-        context_length=clip.context_length,
-        image_size=clip.image_size,
-    )
+    return load_split(config.data.path, name, clip_inputs(clip), image_root=config.data.image_root)
+
+
+def clip_inputs(clip: ClipConfig) -> Inputs:
+    """What a CLIP of these sizes must be given."""
+    return Inputs(Pixels(clip.image_size), Text(clip.context_length, clip.vocab_size))
 
 
 def build_model(config: Any) -> tuple[DualEncoder, Params]:
@@ -194,15 +186,14 @@ def _check_sizes(config: Any, wanted: ClipConfig | None, found: ClipConfig) -> N
             )
 
 
-def _batches(config: Any, train: Split, teachers: Teachers | None, image_size: int) -> grain.DatasetIterator:
+def _batches(config: Any, train: Split, teachers: Teachers | None, inputs: Inputs) -> grain.DatasetIterator:
     live_text = teachers is not None and teachers.text.tokenize
     return train_batches(
-        train.table,
+        train,
+        inputs,
         batch_size=config.batch_size,
         seed=config.seed,
-        image_size=image_size,
-        tokens=train.tokens,
-        teachers=teachers,
+        teacher_image=Pixels(teachers.image.image_size) if teachers and teachers.image.image_size else None,
         teacher_text=live_text(train.captions) if live_text else None,
         shuffled=config.teacher.control == "shuffled",
         workers=config.data.workers,

@@ -164,8 +164,8 @@ def test_the_reference_s_file_name_comes_first(tmp_path):
     [
         ("[{", r"a\.json: not valid JSON"),
         ("[" * 100_000, r"a\.json: not valid JSON"),
-        (3, r"a\.json: neither a list of rows .* nor a Karpathy file"),
-        ({"annotations": []}, r"a\.json: neither a list of rows"),
+        (3, r"a\.json: neither .*, nor a list of rows .*, nor a Karpathy file .*, nor a table"),
+        ({"annotations": []}, r"a\.json: neither .* nor a list of rows"),
         ([], r"a\.json: no captions of split 'train'"),
         ({"images": []}, r"a\.json: no captions of split 'train'"),
         ([REFERENCE[0], "text"], r"a\.json: row 1: expected an object with named fields, found str"),
@@ -225,7 +225,7 @@ def test_broken_files_are_named_with_row_and_key(tmp_path, content, message):
 def test_missing_folder_split_and_choice_are_told(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder or JSON file"):
         read_captions(tmp_path / "nowhere", "train")
-    looked_for = r"looked for new_val\.json, val\.json, dataset\*\.json, \*_val\.json"
+    looked_for = r"new_val\.json, val\.json, dataset\*\.json, \*_val\.json, val\.csv, val\.tsv"
     with pytest.raises(InputError, match=looked_for):
         read_captions(tmp_path, "val")
     write(tmp_path, "coco_val.json", [])
