@@ -1,5 +1,7 @@
 """Batches: order, sharding, resumption, workers, controls, unreadable images."""
 
+import dataclasses
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -14,7 +16,7 @@ from cusa_jax.data.images import load_image
 from cusa_jax.data.order import batch_rows, derangement
 from cusa_jax.data.pipeline import image_batches, steps_per_epoch, train_batches
 from cusa_jax.data.sources import ImageFiles
-from cusa_jax.data.splits import Split
+from cusa_jax.data.splits import Split, load_split
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs, Pixels, Text
 
@@ -80,8 +82,50 @@ def test_a_row_is_a_caption_with_its_image(dataset):
     assert batch.replaced is None
 
 
+# Of six batches each, by the code as it was before sources and inputs: without teachers; with both; this process being
+# the second of two, with teachers that are shuffled and captions that are not cut.
+FIRST_BATCHES = (
+    "b7befc2756cde42f65772ede10441783ef6d14db0f2d9348447154db5e7cabc2",
+    "8d1bddd4fdcf4bb064ad1b898a6595d543980d0f74745614a2bbf9fecdb5e352",
+    "7888c2abeb405260d07df073dcff325b6755935e448772efb687fc8978e55888",
+)
+
+
+def test_batches_are_those_of_every_version_before(tmp_path):
+    """From files to arrays: order, pixels, tokens, widths, teachers."""
+    rows = []
+    for image in range(IMAGES):
+        noise = np.random.default_rng(image).integers(0, 256, (40 + image, 55, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{image}.png")
+        for k in range(PER_IMAGE):
+            caption = f"Photo no. {image}: " + "very " * (7 * k) + "noisy, é!"
+            rows.append({"image_path": f"{image}.png", "caption": caption, "image_id": image})
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    inputs = Inputs(Pixels(32), INPUTS.text)
+    split = load_split(str(tmp_path), "train", inputs, image_root="")
+    mask = (np.arange(30) < (np.arange(CAPTIONS) % 27 + 3)[:, None]).astype(np.int32)
+    text = {
+        "input_ids": np.where(mask, np.arange(CAPTIONS)[:, None] + 2, 1).astype(np.int32),
+        "attention_mask": mask,
+    }
+    teachers = {"teacher_image": Pixels(20), "teacher_text": text}
+    second = {"shuffled": True, "cut_text": False, "process_index": 1, "process_count": 2}
+    for options, expected in zip(({}, teachers, teachers | second), FIRST_BATCHES, strict=True):
+        assert digest(batches(split, 6, inputs, **options)) == expected
+
+
+def digest(drawn):
+    total = hashlib.sha256()
+    for batch in drawn:
+        for name, value in vars(batch).items():
+            for key, array in sorted(value.items()) if isinstance(value, dict) else [("", value)]:
+                if array is not None:
+                    total.update(f"{name}{key} {array.dtype} {array.shape}".encode())
+                    total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
 def test_epochs_are_different_permutations_without_their_remainder(dataset):
-    table = dataset.table
     per_epoch = steps_per_epoch(dataset, 8)
     assert per_epoch == CAPTIONS // 8 == 4
     captions = [batch.caption_index for batch in batches(dataset, 3 * per_epoch)]
@@ -106,7 +150,6 @@ def test_order_depends_on_seed_and_step_alone():
 
 def test_worker_processes_change_nothing_and_a_run_resumes_with_another_number(dataset):
     flags.FLAGS(["test"], known_only=True)  # the workers read absl's flags
-    table, tokens = dataset.table, dataset.tokens
     expected = batches(dataset, 7)
     iterator = train_batches(dataset, INPUTS, batch_size=8, seed=5, workers=2)
     assert_same([next(iterator) for _ in range(3)], expected[:3])
@@ -165,12 +208,34 @@ def test_texts_are_cut_to_the_bucket_of_the_longest_in_the_global_batch(dataset)
     assert uncut.teacher_text["attention_mask"].shape[1] == 65
 
 
+def test_texts_that_may_not_be_cut_keep_their_length(dataset):
+    """The teacher's still may: its width is then that of its own longest text."""
+    inputs = Inputs(SIZE, Text(77, 49408, may_cut=False))
+    lengths = [n % 30 + 1 for n in range(CAPTIONS)]
+    for step, batch in enumerate(batches(dataset, 4, inputs, teacher_text=teacher_text(lengths))):
+        rows = batch_rows(step, rows=CAPTIONS, batch_size=8, seed=5)
+        assert batch.tokens.shape[1] == 77
+        longest = max(lengths[row] for row in rows)
+        assert batch.teacher_text["input_ids"].shape[1] == min(
+            30, next(b for b in (16, 24, 32) if b >= longest)
+        )
+
+
+def test_padding_is_what_the_model_calls_padding(dataset):
+    padded = dataclasses.replace(dataset, tokens=np.where(dataset.tokens == 0, 60000, dataset.tokens))
+    inputs = Inputs(SIZE, Text(77, 70000, pad_id=60000))
+    for ours, theirs in zip(batches(padded, 4, inputs), batches(dataset, 4), strict=True):
+        np.testing.assert_array_equal(ours.tokens, np.where(theirs.tokens == 0, 60000, theirs.tokens))
+
+
 def test_image_teacher_gets_pixels_of_its_own_only_where_they_differ(dataset):
     table = dataset.table
     (same,) = batches(dataset, 1, teacher_image=SIZE)
     assert same.teacher_image is None
-    (index,) = batches(dataset, 1, teacher_image=None)
-    assert index.teacher_image is None
+    (normalised,) = batches(dataset, 1, teacher_image=Pixels(8, mean=(0.5, 0.5, 0.5)))
+    assert normalised.teacher_image is None
+    (squashed,) = batches(dataset, 1, teacher_image=Pixels(8, resize="squash"))
+    assert not np.array_equal(squashed.teacher_image, squashed.image)
     (other,) = batches(dataset, 1, teacher_image=Pixels(6))
     expected = [load_image(table.image_paths[image], Pixels(6)) for image in other.image_index]
     np.testing.assert_array_equal(other.teacher_image, expected)
