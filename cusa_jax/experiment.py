@@ -14,9 +14,9 @@ from absl import logging
 from jax.sharding import Mesh
 
 from cusa_jax import optim, sharding, step
-from cusa_jax.config import Config
+from cusa_jax.keys import Config
 from cusa_jax.data.pipeline import train_batches
-from cusa_jax.data.splits import Split, check_disjoint, check_found, load_split, write_world
+from cusa_jax.data.splits import SPLITS, Split, check_disjoint, load_split, provide
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs
 from cusa_jax.losses.terms import reads
@@ -27,9 +27,6 @@ from cusa_jax.teachers.load import load_teachers
 from cusa_jax.types import Params, Teachers, TrainState
 from cusa_jax.weights.formats import read_weights
 from cusa_jax.weights.hub import Weights, start_from
-
-SPLITS = ("train", "val", "test")
-
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -60,10 +57,8 @@ def build(config: Config) -> Experiment:
     """Reads the data and the weights that `config` names. Raises InputError for whatever is wrong with them."""
     mesh = sharding.make_mesh(config.sharding.fsdp)
     check_batch(config, mesh)
-    write_world(config.data)
     # What takes no time is checked first.
-    for split in SPLITS:
-        check_found(config.data.path, split)
+    provide(config.data.path, dataclasses.asdict(config.data.world))
     student, variables, values = build_student(config)
     splits = load_splits(config, student.inputs)
     train = splits["train"]

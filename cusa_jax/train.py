@@ -14,7 +14,7 @@ from absl import logging
 
 from cusa_jax import sharding
 from cusa_jax.checkpoint import Checkpoints
-from cusa_jax.config import Config
+from cusa_jax.keys import Config
 from cusa_jax.distributed import is_first, stop_requests
 from cusa_jax.errors import Diverged, InputError
 from cusa_jax.evaluation.retrieval import Evaluator

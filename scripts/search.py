@@ -22,6 +22,7 @@ from cusa_jax.data.images import load_image
 from cusa_jax.data.tokenize import ClipTokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Pixels
 from cusa_jax.report.page import write_search
 from cusa_jax.search import index
 from cusa_jax.search.query import top_k
@@ -77,7 +78,7 @@ def query(file: Path, text: str) -> None:
     encoder, variables, found = load(checkpoint, 1)
     index.check_model(file, origin, found, checkpoint)
     if IMAGE.value:
-        _, embedding = encoder.images(variables, load_image(IMAGE.value, encoder.image_size)[None])
+        _, embedding = encoder.images(variables, load_image(IMAGE.value, Pixels(encoder.image_size))[None])
     else:
         tokens, cut = ClipTokenizer()(clean_captions([text]), encoder.context_length)
         if cut:

@@ -10,6 +10,7 @@ from cusa_jax import controls
 from cusa_jax.config import default_config
 from cusa_jax.controls import BASELINE, CELLS, Cell
 from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.splits import Split
 from cusa_jax.evaluation.figures import Figures, mean
 from cusa_jax.evaluation.retrieval import EmbeddedSplit, metrics
@@ -113,7 +114,7 @@ def test_its_figures_are_the_official_ones():
     caption_image = np.array([0, 0, 0, 1, 2, 2, 3, 4, 4, 5], np.int32)  # not equally many each
     relevance = np.eye(6, dtype=bool)[caption_image] | (rng.random((10, 6)) < 0.3)
     table = CaptionTable([str(n) for n in range(6)], [], ["c"] * 10, caption_image, None)
-    split = Split(table, ["c"] * 10, np.zeros((10, 4), np.int32), relevance)
+    split = Split(table, ["c"] * 10, np.zeros((10, 4), np.int32), relevance, ImageFiles(table.image_paths))
     embedded = EmbeddedSplit(
         np.arange(6, dtype=np.int32), np.arange(10), rng.normal(size=(6, 3)), rng.normal(size=(10, 3))
     )

@@ -14,6 +14,7 @@ from cusa_jax.data.splits import Split
 from cusa_jax.encoder import Encoder
 from cusa_jax.evaluation.recall import Scores, recall
 from cusa_jax.evaluation.relevance import relevance_metrics
+from cusa_jax.inputs import Pixels
 from cusa_jax.models.dual_encoder import DualEncoder
 from cusa_jax.types import Params
 
@@ -64,9 +65,9 @@ class Evaluator:
         """Every image and caption once; unreadable images (`data.on_bad_image='skip'`) go with their captions."""
         numbers, images = [], []
         for here, pixels in image_batches(
-            split.table,
+            split.images,
+            Pixels(self._encoder.image_size),
             batch_size=self._encoder.batch_size,
-            image_size=self._encoder.image_size,
             workers=self._config.data.workers,
             on_bad_image=self._config.data.on_bad_image,
         ):

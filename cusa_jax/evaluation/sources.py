@@ -27,10 +27,12 @@ from cusa_jax import sharding
 from cusa_jax.data.captions import CaptionTable, clean_captions
 from cusa_jax.data.labelled_images import LabelledImages
 from cusa_jax.data.pipeline import image_batches
+from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.tokenize import ClipTokenizer, by_length, text_lengths
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.recall import Scores, normalised
+from cusa_jax.inputs import Pixels
 from cusa_jax.models.clip import preset_name
 from cusa_jax.models.dual_encoder import DualEncoder
 from cusa_jax.teachers.encoding import encode_all, text_batches
@@ -120,10 +122,8 @@ class ModelSource:
 
     def _images(self, label: str, paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
         size = self._encoder.batch_size
-        table = CaptionTable([], paths, [], np.zeros(0, np.int32), None)
-        batches = image_batches(
-            table, batch_size=size, image_size=self._encoder.image_size, workers=self._workers
-        )
+        pixels_spec = Pixels(self._encoder.image_size)
+        batches = image_batches(ImageFiles(paths), pixels_spec, batch_size=size, workers=self._workers)
         parts = []
         with tqdm(total=len(paths), desc=f"{label}: images", unit="image", leave=False, delay=1) as progress:
             try:

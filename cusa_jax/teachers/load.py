@@ -14,6 +14,7 @@ from cusa_jax.data.pipeline import image_batches
 from cusa_jax.data.splits import Split
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Pixels
 from cusa_jax.teachers.bank import bank_features, teacher_fingerprint
 from cusa_jax.teachers.control import uniform_teachers
 from cusa_jax.teachers.encoding import Inputs, encode_all, text_batches
@@ -72,9 +73,9 @@ def _load_both(config: Any, train: Split, mesh: Mesh) -> Teachers:
     def image_inputs(teacher: Teacher, done: int) -> Inputs:
         assert teacher.image_size
         return image_batches(
-            table,
+            train.images,
+            Pixels(teacher.image_size),
             batch_size=batch_size,
-            image_size=teacher.image_size,
             workers=config.data.workers,
             on_bad_image=config.data.on_bad_image,
             first=done,

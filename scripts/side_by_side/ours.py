@@ -15,7 +15,7 @@ from flax import traverse_util
 from cusa_jax import optim, scalars, sharding, similarity
 from cusa_jax.data.splits import load_split
 from cusa_jax.evaluation.retrieval import Evaluator
-from cusa_jax.experiment import make_model
+from cusa_jax.experiment import clip_inputs, make_model
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.dual_encoder import init_variables
 from cusa_jax.models.layers import Block
@@ -130,7 +130,7 @@ class Ours:
         mesh = sharding.make_mesh()
         self.config.eval.batch_size = 32
         model = self.recipe.model
-        split = load_split(str(folder), "test", image_root="", context_length=model.clip.context_length)
+        split = load_split(str(folder), "test", clip_inputs(model.clip), image_root="")
         return Evaluator(model, mesh, self.config)(self.state.variables, split)
 
     def _step(self, recipe: Recipe) -> Any:

@@ -26,7 +26,7 @@ from cusa_jax.evaluation.recall import recall
 from cusa_jax.evaluation.results import Evaluated, record, table
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.evaluation.suites import SUITES, Data, Suites
-from cusa_jax.experiment import build_model
+from cusa_jax.experiment import build_model, clip_inputs
 from cusa_jax.types import TrainState
 from cusa_jax.workdir import write_json
 
@@ -71,9 +71,7 @@ def test_a_run_gets_the_numbers_of_training_and_says_which_head(run, data):
     suites = Suites(open_source(str(run), batch_size=16, workers=0), Data(str(data)))
     found = suites.run("flickr30k")
     model, variables = build_model(config)
-    split = load_split(
-        str(data / "flickr30k"), "test", image_root="", context_length=model.clip.context_length
-    )
+    split = load_split(str(data / "flickr30k"), "test", clip_inputs(model.clip), image_root="")
     expected = Evaluator(model, sharding.make_mesh(), config)(variables, split)
     for ours, theirs in (("i2t", "txt"), ("t2i", "img")):
         for k in (1, 5, 10):

@@ -1,5 +1,6 @@
 """A run's teachers: the same soft labels live, from feature files and from banks."""
 
+import dataclasses
 import importlib.resources
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from cusa_jax import similarity
 from cusa_jax.config import default_config, with_argument
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Pixels
 from cusa_jax.sharding import make_mesh, put_params, put_rows
 from cusa_jax.teachers import own, unicom
 from cusa_jax.teachers.control import teacher_features
@@ -46,7 +48,7 @@ def config(**teacher):
 
 
 def pixels(train):
-    return np.stack([train.table.read_image(image, 32)[0] for image in IMAGES])
+    return np.stack([train.images.read(image, Pixels(32))[0] for image in IMAGES])
 
 
 def soft_labels(teachers, train, mesh):
@@ -139,7 +141,7 @@ def test_a_bank_takes_unicom_as_a_folder_and_as_its_own_file(tmp_path, world_tra
         own.save(source, sizes, params)
     settings = config(image=str(source), bank=str(tmp_path / "bank"))
     table = np.asarray(load_teachers(settings, world_train, mesh).image.params)
-    photographs = np.stack([world_train.table.read_image(n, 16)[0] for n in range(IMAGE_COUNT)])
+    photographs = np.stack([world_train.images.read(n, Pixels(16))[0] for n in range(IMAGE_COUNT)])
     live = load_image_teacher(str(source))
     np.testing.assert_allclose(
         table[:IMAGE_COUNT], live.apply(live.params, photographs), rtol=1e-3, atol=1e-3
@@ -174,7 +176,7 @@ def test_bank_of_another_teacher_or_other_samples_is_refused(
             weights.write(b"more")
     elif "captions" in change:
         captions = [*train.captions[:-1], "another"]
-        train = type(train)(train.table, captions, train.tokens, train.relevance)
+        train = dataclasses.replace(train, captions=captions)
     else:
         settings.teacher.update(change)
     with pytest.raises(InputError, match=rf"bank\.json: the bank was computed with other {told};"):
