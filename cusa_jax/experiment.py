@@ -64,7 +64,7 @@ def build(config: Any) -> Experiment:
             f"{config.data.path}: {len(train.captions)} training captions do not fill one batch of "
             f"{config.batch_size}; lower config.batch_size"
         )
-    teachers = load_teachers(config, train, mesh)
+    teachers, teacher_params = load_teachers(config, train, mesh)
     learning_rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
     recipe = make_recipe(config, model, teachers, learning_rates, mesh)
     fresh_state = functools.partial(init_state, recipe, jax.device_get(variables))
@@ -73,8 +73,7 @@ def build(config: Any) -> Experiment:
         recipe=recipe,
         abstract_state=sharding.abstract_params(jax.eval_shape(fresh_state), mesh),
         initial_state=lambda: sharding.put_params(fresh_state(), mesh),
-        teacher_params=teachers
-        and sharding.put_params({"image": teachers.image.params, "text": teachers.text.params}, mesh),
+        teacher_params=teacher_params,
         batches=_batches(config, train, teachers, model.clip.image_size),
         splits=splits,
         data_fingerprint=train.table.fingerprint(),

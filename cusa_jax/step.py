@@ -13,7 +13,7 @@ from cusa_jax import objective, temperatures
 from cusa_jax.accumulate import in_micro_batches
 from cusa_jax.data.images import normalise
 from cusa_jax.models.dual_encoder import DualEncoder
-from cusa_jax.teachers.control import teacher_features
+from cusa_jax.teachers.apply import teacher_features
 from cusa_jax.temperatures import Temperature
 from cusa_jax.types import Batch, Embeddings, Params, Teachers, TrainState
 

@@ -17,14 +17,17 @@ from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.step import Recipe, init_state, train_step
 from cusa_jax.teachers.stored import stored_teacher
-from cusa_jax.types import Batch, Teacher, Teachers
+from cusa_jax.types import Batch, Params, Teacher, Teachers
 
 ROWS = 32
 SMALL = ClipConfig(16, 16, 8, 32, 1, 32, 1, context_length=8, vocab_size=32, vision_heads=2, text_heads=2)
 
 
-def recipe(micro_batches=1, mesh=None, tile=0) -> Recipe:
-    """All losses, a live image teacher, looked-up text features; the update is the gradient itself."""
+def recipe(micro_batches=1, mesh=None, tile=0) -> tuple[Recipe, Params]:
+    """All losses, a live image teacher, looked-up text features; the update is the gradient itself.
+
+    Beside it the teachers' parameters.
+    """
     loss = default_config().loss
     loss.tile = tile
     loss.csa.weight = loss.usa.weight = 4.0
@@ -33,11 +36,11 @@ def recipe(micro_batches=1, mesh=None, tile=0) -> Recipe:
     weights, table = rng.normal(size=(16 * 16 * 3, 24)), rng.normal(size=(ROWS, 12))
     image = Teacher(
         "image",
-        weights.astype(np.float32),
         lambda w, pixels: normalise(pixels).reshape(len(pixels), -1) @ w,
         "pixels",
     )
-    text = stored_teacher("text", table.astype(np.float32), mesh or sharding.make_mesh(1, jax.devices()[:1]))
+    text, text_table = stored_teacher("text", table.astype(np.float32), mesh or sharding.make_mesh(1, jax.devices()[:1]))
+    teacher_params = {"image": weights.astype(np.float32), "text": text_table}
     return Recipe(
         model=DualEncoder(SMALL),
         temperatures=temperatures.temperatures(loss),
@@ -46,7 +49,7 @@ def recipe(micro_batches=1, mesh=None, tile=0) -> Recipe:
         teachers=Teachers(image, text),
         micro_batches=micro_batches,
         mesh=mesh,
-    )
+    ), teacher_params
 
 
 def batch() -> Batch:
@@ -65,9 +68,8 @@ def batch() -> Batch:
 @functools.cache
 def compiled_and_result(micro_batches, devices, tile=0):
     mesh = None if devices == 1 else sharding.make_mesh(fsdp=2)
-    spec = recipe(micro_batches, mesh, tile)
+    spec, teachers = recipe(micro_batches, mesh, tile)
     state = init_state(spec, init_variables(spec.model, jax.random.key(0)))
-    teachers = {"image": spec.teachers.image.params, "text": spec.teachers.text.params}
     arguments = state, teachers, batch()
     if mesh is not None:
         arguments = *(sharding.put_params(x, mesh) for x in arguments[:2]), sharding.put_batch(batch(), mesh)

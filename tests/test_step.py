@@ -39,7 +39,7 @@ class Trained:
 
 def teachers() -> Teachers:
     """Each batch's recorded soft features are the parameters, so that nothing is compiled in."""
-    one = Teacher("recorded", None, lambda features, rows: features[rows], "index")
+    one = Teacher("recorded", lambda features, rows: features[rows], "index")
     return Teachers(image=one, text=one)
 
 

@@ -12,7 +12,7 @@ from cusa_jax import sharding
 from cusa_jax.benchmark import measure, synthetic
 from cusa_jax.benchmark.losses import with_tile
 from cusa_jax.benchmark.measure import Row, Time
-from cusa_jax.benchmark.synthetic import Sizes, Source
+from cusa_jax.benchmark.synthetic import Features, Sizes
 from cusa_jax.config import LOSSES, check_loss, with_argument
 from cusa_jax.errors import InputError
 from cusa_jax.experiment import check_batch, make_model, make_recipe
@@ -27,8 +27,8 @@ class Variant:
     """losses: of `config.LOSSES`. image, text: where the teachers' features come from."""
 
     losses: str
-    image: Source | None = None
-    text: Source | None = None
+    image: Features | None = None
+    text: Features | None = None
 
 
 VARIANTS = {
@@ -91,7 +91,7 @@ def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
             f"config.loss.{off[0]}.weight is 0, and a step with it is to be measured; leave it as it is"
         )
     model = make_model(config, PRESETS[config.model.name])
-    teachers = synthetic.teachers(config, variant.image, variant.text, sizes, mesh)
+    teachers, teacher_shapes = synthetic.teachers(config, variant.image, variant.text, sizes, mesh)
     recipe = make_recipe(config, model, teachers, np.full(1000, config.optim.lr, np.float32), mesh)
     inputs = functools.partial(
         synthetic.batch, config.batch_size, model.clip, sizes, variant.image, variant.text
@@ -101,7 +101,7 @@ def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), jax.eval_shape(inputs)
     )
-    return Plan(recipe, (state, synthetic.shapes(teachers, mesh), batch), inputs)
+    return Plan(recipe, (state, teacher_shapes, batch), inputs)
 
 
 def started(config: Any, name: str, sizes: Sizes) -> Callable[[], dict[str, jax.Array]]:

@@ -64,7 +64,7 @@ def train_batches(
         raise InputError(f"batch_size {batch_size} must be a multiple of the {process_count} processes")
     if steps_per_epoch(table, batch_size) == 0:
         raise InputError(f"batch_size {batch_size} exceeds the {len(table.captions)} captions of the split")
-    teacher_image_size = teachers.image.image_size if teachers and teachers.image.inputs == "pixels" else None
+    teacher_image_size = teachers.image.image.size if teachers and teachers.image.image else None
     if teacher_image_size == image_size and not shuffled:
         teacher_image_size = None  # it sees what the student sees
     loader = _BatchLoader(

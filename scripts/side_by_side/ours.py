@@ -53,7 +53,7 @@ class Ours:
         rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
         self.learning_rates = rates[::steps_per_epoch]
         specs = temperatures.temperatures(config.loss)
-        one = Teacher("given", None, lambda features, rows: features[rows], "index")
+        one = Teacher("given", lambda features, rows: features[rows], "index")
         self.recipe = Recipe(
             model,
             specs,

@@ -13,6 +13,7 @@ from cusa_jax.data.captions import read_captions
 from cusa_jax.data.images import load_image
 from cusa_jax.data.pipeline import batch_rows, derangement, image_batches, steps_per_epoch, train_batches
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Pixels
 from cusa_jax.types import Teacher, Teachers
 
 IMAGES, PER_IMAGE, SIZE = 11, 3, 8
@@ -53,8 +54,8 @@ def assert_same(ours, theirs):
 
 
 def teachers(image_inputs="index", image_size=None):
-    image = Teacher("image", {}, lambda params, x: x, image_inputs, image_size)
-    return Teachers(image, Teacher("text", {}, lambda params, x: x, "text"))
+    image = Teacher("image", lambda params, x: x, image_inputs, Pixels(image_size) if image_size else None)
+    return Teachers(image, Teacher("text", lambda params, x: x, "text"))
 
 
 def teacher_text(lengths):

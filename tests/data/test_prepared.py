@@ -21,6 +21,7 @@ from cusa_jax.data.pipeline import image_batches, train_batches
 from cusa_jax.data.prepared import prepare
 from cusa_jax.data.splits import load_split
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Pixels
 from cusa_jax.types import Teacher, Teachers
 
 ROOT = Path(__file__).parents[2]
@@ -132,8 +133,8 @@ def test_threads_open_the_records_once(prepared, monkeypatch):
 
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_a_teacher_of_another_size_reads_the_original_images(source, prepared, shuffled):
-    image = Teacher("image", {}, lambda params, x: x, "pixels", 12)
-    teachers = Teachers(image, Teacher("text", {}, lambda params, x: x, "index"))
+    image = Teacher("image", lambda params, x: x, "pixels", Pixels(12))
+    teachers = Teachers(image, Teacher("text", lambda params, x: x, "index"))
     options = {"teachers": teachers, "shuffled": shuffled}
     assert_same(batches(splits(prepared)["train"], **options), batches(splits(source)["train"], **options))
 

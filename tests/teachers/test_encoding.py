@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.data.pipeline import image_batches
+from cusa_jax.inputs import Pixels
 from cusa_jax.sharding import make_mesh
 from cusa_jax.teachers.encoding import encode_all, text_batches
 from cusa_jax.types import Teacher
@@ -27,7 +28,7 @@ def test_images(world_train):
     count = len(table.image_ids)
     inputs = image_batches(table, batch_size=BATCH, image_size=8)
     found = gathered(
-        encode_all(Teacher("linear", weights, apply, "pixels", 8), inputs, make_mesh(fsdp=2)), count
+        encode_all(Teacher("linear", apply, "pixels", Pixels(8)), weights, inputs, make_mesh(fsdp=2)), count
     )
     pixels = np.stack([table.read_image(n, 8)[0] for n in range(count)])
     (numbers, rest), *_ = image_batches(table, batch_size=BATCH, image_size=8, first=3)
@@ -47,8 +48,8 @@ def test_texts(world_train):
     def apply(params, text):
         return jnp.stack([text["input_ids"][:, 0], text["attention_mask"].sum(1)], 1).astype(jnp.float32)
 
-    teacher = Teacher("counting", {}, apply, "text")
-    found = gathered(encode_all(teacher, text_batches(text, BATCH), make_mesh(fsdp=2)), len(captions))
+    teacher = Teacher("counting", apply, "text")
+    found = gathered(encode_all(teacher, {}, text_batches(text, BATCH), make_mesh(fsdp=2)), len(captions))
     np.testing.assert_array_equal(found, np.concatenate([letters, lengths[:, None]], 1))
     whole = list(text_batches(text, BATCH))
     assert np.all(np.diff([lengths[numbers].max() for numbers, _ in whole]) <= 0)
