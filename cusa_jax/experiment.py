@@ -14,11 +14,11 @@ from absl import logging
 from jax.sharding import Mesh
 
 from cusa_jax import optim, sharding, step
-from cusa_jax.keys import Config
 from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.splits import SPLITS, Split, check_disjoint, load_split, provide
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs
+from cusa_jax.keys import Config
 from cusa_jax.losses.terms import reads
 from cusa_jax.models import families
 from cusa_jax.models.student import Embeds, Options, Student
@@ -27,6 +27,7 @@ from cusa_jax.teachers.load import load_teachers
 from cusa_jax.types import Params, Teachers, TrainState
 from cusa_jax.weights.formats import read_weights
 from cusa_jax.weights.hub import Weights, start_from
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:

@@ -14,11 +14,11 @@ from absl import logging
 
 from cusa_jax import sharding
 from cusa_jax.checkpoint import Checkpoints
-from cusa_jax.keys import Config
 from cusa_jax.distributed import is_first, stop_requests
 from cusa_jax.errors import Diverged, InputError
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.experiment import Experiment, build
+from cusa_jax.keys import Config
 from cusa_jax.models import families
 from cusa_jax.runlog import RunLog
 from cusa_jax.step import jitted

@@ -159,9 +159,9 @@ class TextSource:
     needs_data = True
     architecture: str | None = None
 
-    def __init__(self, teacher: Teacher, mesh: Mesh, batch_size: int):
+    def __init__(self, teacher: Teacher, params: Params, mesh: Mesh, batch_size: int):
         self.name, self._mesh = teacher.name, mesh
-        self._teacher = dataclasses.replace(teacher, params=sharding.put_params(teacher.params, mesh))
+        self._teacher, self._params = teacher, sharding.put_params(params, mesh)
         self._batch_size = sharding.round_up(batch_size, mesh.size)
 
     def captioned(self, name: str, table: CaptionTable | None) -> Captioned:
@@ -173,7 +173,7 @@ class TextSource:
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
         assert self._teacher.tokenize is not None
         batches = text_batches(self._teacher.tokenize(texts), self._batch_size)
-        found = encode_all(self._teacher, batches, self._mesh)
+        found = encode_all(self._teacher, self._params, batches, self._mesh)
         shown = tqdm(
             found, "sts: texts", -(-len(texts) // self._batch_size), unit="batch", leave=False, delay=1
         )

@@ -17,6 +17,16 @@ def world_train(tmp_path_factory):
 
 
 @pytest.fixture
+def bert(tmp_path):
+    """The folder of a tiny BERT with a WordPiece vocabulary."""
+    # Imported here because transformers takes seconds.
+    import huggingface_folder
+
+    huggingface_folder.make_bert(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def write_word_tokenizer():
     """(folder, words): a lone tokenizer.json with one token a word.
 

@@ -28,7 +28,7 @@ def test_images(world_train):
     count = len(images)
     inputs = image_batches(images, Pixels(8), batch_size=BATCH)
     found = gathered(
-        encode_all(Teacher("linear", weights, apply, "pixels", 8), inputs, make_mesh(fsdp=2)), count
+        encode_all(Teacher("linear", apply, "pixels", Pixels(8)), weights, inputs, make_mesh(fsdp=2)), count
     )
     pixels = np.stack([images.read(n, Pixels(8))[0] for n in range(count)])
     (numbers, rest), *_ = image_batches(images, Pixels(8), batch_size=BATCH, first=3)
@@ -48,8 +48,8 @@ def test_texts(world_train):
     def apply(params, text):
         return jnp.stack([text["input_ids"][:, 0], text["attention_mask"].sum(1)], 1).astype(jnp.float32)
 
-    teacher = Teacher("counting", {}, apply, "text")
-    found = gathered(encode_all(teacher, text_batches(text, BATCH), make_mesh(fsdp=2)), len(captions))
+    teacher = Teacher("counting", apply, "text")
+    found = gathered(encode_all(teacher, {}, text_batches(text, BATCH), make_mesh(fsdp=2)), len(captions))
     np.testing.assert_array_equal(found, np.concatenate([letters, lengths[:, None]], 1))
     whole = list(text_batches(text, BATCH))
     assert np.all(np.diff([lengths[numbers].max() for numbers, _ in whole]) <= 0)
