@@ -12,7 +12,7 @@ from absl import logging
 from cusa_jax import sharding
 from cusa_jax.checkpoint import Checkpoints
 from cusa_jax.config import validate
-from cusa_jax.distributed import is_first, stop_requests
+from cusa_jax.distributed import is_first, stop_requests, together
 from cusa_jax.errors import Diverged, InputError
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.evaluation.retrieval import metrics as split_metrics
@@ -21,7 +21,7 @@ from cusa_jax.report.page import gather, write_report
 from cusa_jax.runlog import RunLog
 from cusa_jax.step import jitted
 from cusa_jax.types import TrainState
-from cusa_jax.workdir import RESULTS, check_owner, claim, read_json, write_json
+from cusa_jax.workdir import RESULTS, check_owner, claimed, read_json, write_json
 
 _STEPS_AHEAD = 2  # that the host gives to the devices before they are done
 
@@ -40,12 +40,12 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
             print(f"finished: {workdir / RESULTS} holds the results", flush=True)
         return read_json(workdir / RESULTS)["test"]
     run = build(config)
-    claim(workdir, config)
-    step_function = jitted(run.recipe)
+    step_function = together(jitted(run.recipe))
     evaluate = Evaluator(run.recipe.model, run.mesh, config)
 
     described = {"config": config.to_dict(), "clip": dataclasses.asdict(run.recipe.model.clip)}
     with (
+        claimed(workdir, config),
         contextlib.closing(Checkpoints(workdir, described, config.checkpoint.keep)) as checkpoints,
         contextlib.closing(run.batches) as batches,
         stop_requests() as stop_requested,
@@ -84,7 +84,7 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
                 end_of_epoch = step % run.steps_per_epoch == 0
                 save = end_of_epoch or stop or step % config.checkpoint.every_steps == 0
                 if save or step % config.log.every_steps == 0:
-                    latest = _check_finite(unchecked, step, workdir)
+                    latest = _check_finite(unchecked, step, checkpoints)
                     unchecked.clear()
                 if step % config.log.every_steps == 0:
                     log.train(step, latest | {"learning_rate": float(run.learning_rates[step - 1])})
@@ -135,7 +135,9 @@ def _announce(run: Experiment, config: Any, step: int, last_step: int) -> None:
         )
 
 
-def _check_finite(unchecked: list[dict[str, jax.Array]], step: int, workdir: Path) -> dict[str, float]:
+def _check_finite(
+    unchecked: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoints
+) -> dict[str, float]:
     """The newest of `unchecked` as floats. Raises Diverged naming the first step and quantity that is not finite."""
     values = [{name: float(x) for name, x in metrics.items()} for metrics in jax.device_get(unchecked)]
     for when, metrics in enumerate(values, start=step - len(values) + 1):
@@ -143,8 +145,10 @@ def _check_finite(unchecked: list[dict[str, jax.Array]], step: int, workdir: Pat
         if bad:
             # The terms come before their sum and the gradient: name the cause, not the consequence.
             name = next((name for name in bad if name.startswith("loss_")), bad[0])
+            newest = checkpoints.newest()
+            kept = f"the last good checkpoint is {newest}" if newest else "before the first checkpoint"
             raise Diverged(
-                f"step {when}: {name} is {metrics[name]}; training stopped, the last good checkpoint is in "
-                f"{workdir / 'checkpoints'}. Lower config.optim.lr or set config.optim.clip_norm, in another --workdir"
+                f"step {when}: {name} is {metrics[name]}; training stopped, {kept}. Lower config.optim.lr or set "
+                "config.optim.clip_norm, in another --workdir"
             )
     return values[-1]

@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, logging
 
 from cusa_jax import sharding
-from cusa_jax.command import errors_in_one_line
+from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.config import from_values
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.retrieval import Evaluator
@@ -43,4 +43,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

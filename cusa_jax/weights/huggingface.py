@@ -1,6 +1,5 @@
 """Hugging Face `CLIPModel` folders: config.json and model.safetensors, or pytorch_model.bin."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ import numpy as np
 
 from cusa_jax.data.images import CLIP_MEAN, CLIP_STD
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import MOST_LAYERS, read_json, size, write_json
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.layers import ACTIVATIONS
 from cusa_jax.weights.torch_layout import read_folder, write_safetensors
-from cusa_jax.workdir import write_json
 
 _TOP = {
     "logit_scale": "logit_scale",
@@ -72,36 +71,40 @@ def _read_config(folder: Path) -> ClipConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(f"{path}: no such file; a folder of weights has one, or open_clip_config.json")
+    raw = read_json(path, "get it again")
+    vision, text = raw.get("vision_config"), raw.get("text_config")
+    if not isinstance(vision, dict) or not isinstance(text, dict):
+        raise InputError(
+            f"{path}: not the configuration of a CLIP model, vision_config or text_config is missing"
+        )
+    # Files of openai/clip-vit-base-patch32 leave out what equals the library's defaults, which are B/32's.
+    vision = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+              "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", **vision}  # fmt: skip
+    text = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048,
+            "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "quick_gelu", **text}  # fmt: skip
     try:
-        raw = json.loads(path.read_text())
-        vision, text = raw["vision_config"], raw["text_config"]
-        # Files of openai/clip-vit-base-patch32 leave out what equals the library's defaults, which are B/32's.
-        vision = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
-                  "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", **vision}  # fmt: skip
-        text = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048,
-                "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "quick_gelu", **text}  # fmt: skip
         config = ClipConfig(
-            embed_dim=int(raw.get("projection_dim", 512)),
-            image_size=int(vision["image_size"]),
-            patch_size=int(vision["patch_size"]),
-            vision_width=int(vision["hidden_size"]),
-            vision_layers=int(vision["num_hidden_layers"]),
-            vision_heads=int(vision["num_attention_heads"]),
-            text_width=int(text["hidden_size"]),
-            text_layers=int(text["num_hidden_layers"]),
-            text_heads=int(text["num_attention_heads"]),
-            context_length=int(text["max_position_embeddings"]),
-            vocab_size=int(text["vocab_size"]),
+            embed_dim=size(raw, "projection_dim", path, 512),
+            image_size=size(vision, "image_size", path),
+            patch_size=size(vision, "patch_size", path),
+            vision_width=size(vision, "hidden_size", path),
+            vision_layers=size(vision, "num_hidden_layers", path, at_most=MOST_LAYERS),
+            vision_heads=size(vision, "num_attention_heads", path),
+            text_width=size(text, "hidden_size", path),
+            text_layers=size(text, "num_hidden_layers", path, at_most=MOST_LAYERS),
+            text_heads=size(text, "num_attention_heads", path),
+            context_length=size(text, "max_position_embeddings", path),
+            vocab_size=size(text, "vocab_size", path),
             activation=str(vision["hidden_act"]),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise InputError(f"{path}: not the configuration of a CLIP model ({error!r})") from error
+    except (ValueError, ArithmeticError) as error:
+        raise InputError(f"{path}: not the configuration of a CLIP model ({error})") from error
     _check(path, vision, text)
     return config
 
 
 def _check(path: Path, vision: dict[str, Any], text: dict[str, Any]) -> None:
-    if vision["hidden_act"] != text["hidden_act"] or vision["hidden_act"] not in ACTIVATIONS:
+    if vision["hidden_act"] != text["hidden_act"] or str(vision["hidden_act"]) not in ACTIVATIONS:
         raise InputError(
             f"{path}: hidden_act is {vision['hidden_act']!r} and {text['hidden_act']!r}; "
             f"both towers must have the same one of {', '.join(ACTIVATIONS)}"

@@ -1,6 +1,5 @@
 """open_clip's checkpoints: OpenAI's key names under prefixes, and folders with open_clip_config.json."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from cusa_jax.data.images import CLIP_MEAN, CLIP_STD
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import MOST_LAYERS, read_json, size
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.weights.openai import known_activation
 from cusa_jax.weights.torch_layout import read_folder
@@ -33,7 +33,7 @@ def read_open_clip(folder: Path, activation: str) -> tuple[ClipConfig, dict[str,
     """
     path = folder / CONFIG
     try:
-        raw = json.loads(path.read_text())
+        raw = read_json(path, "get it again")
         model = raw["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
         for key in ("mean", "std"):
@@ -44,32 +44,24 @@ def read_open_clip(folder: Path, activation: str) -> tuple[ClipConfig, dict[str,
                     f"{path}: trained on pixels of {key} {given}; only CLIP's, {wanted}, is supported"
                 )
         config = ClipConfig(
-            embed_dim=int(model["embed_dim"]),
-            image_size=int(vision["image_size"]),
-            patch_size=int(vision["patch_size"]),
-            vision_width=int(vision["width"]),
-            vision_layers=int(vision["layers"]),
-            vision_heads=int(vision["width"]) // int(vision.get("head_width", 64)),
-            text_width=int(text["width"]),
-            text_layers=int(text["layers"]),
-            text_heads=int(text["heads"]),
-            context_length=int(text.get("context_length", 77)),
-            vocab_size=int(text.get("vocab_size", 49408)),
+            embed_dim=size(model, "embed_dim", path),
+            image_size=size(vision, "image_size", path),
+            patch_size=size(vision, "patch_size", path),
+            vision_width=size(vision, "width", path),
+            vision_layers=size(vision, "layers", path, at_most=MOST_LAYERS),
+            vision_heads=size(vision, "width", path) // size(vision, "head_width", path, 64),
+            text_width=size(text, "width", path),
+            text_layers=size(text, "layers", path, at_most=MOST_LAYERS),
+            text_heads=size(text, "heads", path),
+            context_length=size(text, "context_length", path, 77),
+            vocab_size=size(text, "vocab_size", path, 49408),
             activation=known_activation(
                 "quick_gelu" if model.get("quick_gelu") else "gelu", activation, path
             ),
         )
     except InputError:
         raise
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise InputError(
             f"{path}: not the configuration of a CLIP with two transformers ({error!r})"
         ) from error
