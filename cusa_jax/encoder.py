@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cusa_jax import sharding
+from cusa_jax.distributed import together
 from cusa_jax.errors import InputError
 from cusa_jax.models.dual_encoder import DualEncoder
 from cusa_jax.step import encode_images, encode_texts
@@ -29,8 +30,8 @@ class Encoder:
         self.image_size, self.context_length = model.clip.image_size, model.clip.context_length
         self.batch_size = sharding.round_up(batch_size, mesh.size)
         self._mesh = mesh
-        self._encode_images = jax.jit(functools.partial(encode_images, model=model))
-        self._encode_texts = jax.jit(functools.partial(encode_texts, model=model))
+        self._encode_images = together(jax.jit(functools.partial(encode_images, model=model)))
+        self._encode_texts = together(jax.jit(functools.partial(encode_texts, model=model)))
 
     def images(self, params: Params, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """pixels: uint8 [N, image_size, image_size, 3]."""

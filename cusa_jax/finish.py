@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.retrieval import EmbeddedSplit, Evaluator, metrics
 from cusa_jax.experiment import Experiment, build
+from cusa_jax.jsonfile import read_json, write_json
 from cusa_jax.report.page import REPORT, gather, write_report
 from cusa_jax.runlog import RunLog
 from cusa_jax.train import Stopped, Trained, train
 from cusa_jax.types import Params
 from cusa_jax.weights.formats import load_model
-from cusa_jax.workdir import CONFIG, RESULTS, check_owner, read_json, read_results, write_json
+from cusa_jax.workdir import CONFIG, RESULTS, check_owner, claimed, read_results
 
 
 def run(config: Any, workdir: Path) -> dict[str, float] | None:
@@ -28,8 +30,8 @@ def run(config: Any, workdir: Path) -> dict[str, float] | None:
     Raises InputError for bad input, Diverged where a loss, gradient or update is not finite.
     """
     settings = validate(config)
-    check_owner(workdir, config)
     if (workdir / RESULTS).exists():
+        check_owner(workdir, dataclasses.asdict(settings))
         if is_first():
             print(f"finished: {workdir / RESULTS} holds the results", flush=True)
         if not (workdir / REPORT).exists():
@@ -41,14 +43,15 @@ def run(config: Any, workdir: Path) -> dict[str, float] | None:
 
 def finish(trained: Trained, workdir: Path) -> dict[str, float]:
     """Tests, writes results.json, metrics and report, and says where they are. Returns the test metrics."""
-    embedded = _test_embeddings(trained.run, trained.variables)
-    test = metrics(embedded, trained.run.splits["test"])
-    if is_first():
-        results = {"best_step": trained.step, "val_r_mean": trained.r_mean, "test": test}
-        write_json(workdir / RESULTS, results)
-    with contextlib.closing(RunLog.appending(workdir, trained.run.last_step)) as log:
-        log.evaluated(trained.step, "test", test)
-    page = write_report(workdir, gather(trained.run, trained.variables, embedded))
+    with claimed(workdir, dataclasses.asdict(trained.run.config)):
+        embedded = _test_embeddings(trained.run, trained.variables)
+        test = metrics(embedded, trained.run.splits["test"])
+        if is_first():
+            results = {"best_step": trained.step, "val_r_mean": trained.r_mean, "test": test}
+            write_json(workdir / RESULTS, results)
+        with contextlib.closing(RunLog.appending(workdir, trained.run.last_step)) as log:
+            log.evaluated(trained.step, "test", test)
+        page = write_report(workdir, gather(trained.run, trained.variables, embedded))
     if is_first():
         print(
             f"results: {workdir / RESULTS}",

@@ -11,10 +11,10 @@ is 2. The README says how data lie.
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from cusa_jax.command import errors_in_one_line
-from cusa_jax.errors import InputError
+from cusa_jax.command import errors_in_one_line, script
+from cusa_jax.errors import InputError, one_line
 from cusa_jax.evaluation.open_source import open_source
 from cusa_jax.evaluation.results import Evaluated, comparison, comparison_table, record, table
 from cusa_jax.evaluation.suites import SUITES, Data, Suites
@@ -85,9 +85,9 @@ def _evaluate(path: str) -> Evaluated:
         try:
             done[suite] = suites.run(suite)
         except InputError as error:
-            skipped[suite] = str(error)
+            skipped[suite] = one_line(error)
     return Evaluated(path, done, skipped, source.architecture)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
-from cusa_jax.lock import locked
+from cusa_jax.lock import LOCK, held
 from cusa_jax.teachers.bank_files import BankFeatures, BankWriter, Record, read_record
 from cusa_jax.teachers.folder import model_files
 
@@ -47,7 +47,7 @@ def bank_features(
     fingerprint = {"format": _FORMAT, **fingerprint}
     try:
         if _done(folder, fingerprint, samples) < samples:
-            with _locked_by_the_first(folder):
+            with held(folder / LOCK, f"{folder}, the bank,"):
                 # Another run may have computed some between the two questions.
                 done = _done(folder, fingerprint, samples)
                 if done < samples:
@@ -87,17 +87,6 @@ def _done(folder: Path, fingerprint: dict[str, Any], samples: int) -> int:
         )
     done = record.done if record else 0
     return int(multihost_utils.broadcast_one_to_all(np.int32(done)))
-
-
-def _locked_by_the_first(folder: Path) -> contextlib.AbstractContextManager[None]:
-    if not is_first():
-        return contextlib.nullcontext()
-    folder.mkdir(parents=True, exist_ok=True)
-    return locked(
-        folder / "lock",
-        f"{folder}: another run is computing this bank; start again when it is done, or name another "
-        "config.teacher.bank",
-    )
 
 
 def _compute(folder: Path, fingerprint: dict[str, Any], compute: Compute, samples: int, done: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cusa_jax.errors import InputError
-from cusa_jax.lock import locked
+from cusa_jax.lock import LOCK, held as lock_held
 from cusa_jax.teachers import bank
 
 SAMPLES, WIDTH, BATCH = 21, 24, 8
