@@ -22,15 +22,14 @@ CELLS = flags.DEFINE_list(
 
 def main(config, _config_name: str) -> None:
     workdir = Path(WORKDIR.value)
-    jax.config.update(
-        "jax_compilation_cache_dir", str(workdir.absolute() / "compiled")
-    )  # seeds share programs
+    # Seeds share programs.
+    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
     cells = [cell for cell in controls.CELLS if str(cell) in CELLS.value]
-    found = controls.run(config, [int(seed) for seed in SEEDS.value], workdir, cells)
-    if found is not None:
-        told = controls.table(found)
-        (workdir / "controls.txt").write_text(told + "\n")
-        print(told)
+    results = controls.run(config, [int(seed) for seed in SEEDS.value], workdir, cells)
+    if results is not None:
+        table = controls.table(results)
+        (workdir / "controls.txt").write_text(table + "\n")
+        print(table)
 
 
 if __name__ == "__main__":
