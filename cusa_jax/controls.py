@@ -54,7 +54,7 @@ class Cell:
 BASELINE = Cell("contrastive")
 CELLS = (BASELINE, *itertools.starmap(Cell, itertools.product(("csa", "usa", "cusa"), TEACHERS)))
 # A result for each seed.
-Results = Mapping[Cell, Sequence[Result]]
+CellResults = Mapping[Cell, Sequence[Result]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class SeedDifference:
 
 def run(
     config: ConfigDict, seeds: Sequence[int], workdir: Path, cells: Sequence[Cell] = CELLS
-) -> Results | None:
+) -> CellResults | None:
     """Trains every cell with every seed under `config`, in workdir/CELL-SEED; what is finished is not repeated.
 
     Returns None where SIGTERM or SIGINT asked to stop; the same call continues.
@@ -134,8 +134,8 @@ def difference(first: Sequence[Result], second: Sequence[Result], metric: str) -
     seeds = len(by_seed)
     margin = stats.t.ppf(0.975, seeds - 1) * by_seed.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.inf
     by_image = differences(_over_seeds(first), _over_seeds(second))[metric]
-    mean = by_image.value
-    return SeedDifference(mean, (mean - margin, mean + margin), (by_image.low, by_image.high))
+    middle = by_image.value
+    return SeedDifference(middle, (middle - margin, middle + margin), (by_image.low, by_image.high))
 
 
 def _over_seeds(runs: Sequence[Result]) -> Result:
@@ -144,7 +144,7 @@ def _over_seeds(runs: Sequence[Result]) -> Result:
     return dataclasses.replace(runs[0], statistics=statistics)
 
 
-def table(results: Results) -> str:
+def table(results: CellResults) -> str:
     """Every cell as mean ± standard deviation over seeds, then the differences with their intervals."""
     metrics = list(next(iter(results.values()))[0].statistics)
     lines = [f"{'test, %':<20}" + "".join(f"{metric:>18}" for metric in metrics)]
@@ -162,7 +162,7 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _contrasts(results: Results) -> list[tuple[Cell, Cell]]:
+def _contrasts(results: CellResults) -> list[tuple[Cell, Cell]]:
     """(first, second): every cell against the baseline, and teachers that know against those that do not."""
     against_baseline = [(BASELINE, cell) for cell in results if cell != BASELINE]
     against_controls = [

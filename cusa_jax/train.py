@@ -17,6 +17,7 @@ from cusa_jax.errors import Diverged, InputError
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.evaluation.retrieval import metrics as split_metrics
 from cusa_jax.experiment import Experiment, build
+from cusa_jax.report import soft_labels
 from cusa_jax.report.page import gather, write_report
 from cusa_jax.runlog import RunLog
 from cusa_jax.step import jitted
@@ -96,13 +97,14 @@ def train(config: Any, workdir: Path) -> dict[str, float] | None:
                 logging.warning("stopped at step %d, saved; the same command continues", step)
                 return None
             variables = checkpoints.restore_best(progress["step"], run.abstract_state)
-            embedded = evaluate.embed(variables, run.splits["test"])
-            metrics = split_metrics(embedded, run.splits["test"])
+            scored = evaluate.score(variables, run.splits["test"])
+            metrics = split_metrics(scored, run.splits["test"])
             if is_first():
                 results = {"best_step": progress["step"], "val_r_mean": progress["r_mean"], "test": metrics}
                 write_json(workdir / RESULTS, results)
             log.evaluated(progress["step"], "test", metrics)
-            write_report(workdir, gather(run, variables, embedded))
+            similarities = soft_labels.of_first_batch(run, variables)
+            write_report(workdir, gather(scored, run.splits["test"], similarities))
             return metrics
 
 

@@ -55,7 +55,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises InputError naming the file."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not a readable JSON file ({error}); bring it back, or remove it"
         ) from error

@@ -15,8 +15,9 @@ from cusa_jax.config import from_values
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.experiment import build
-from cusa_jax.report.compare import read_results
+from cusa_jax.report import soft_labels
 from cusa_jax.report.page import gather, write_report
+from cusa_jax.runlog import read_results
 from cusa_jax.weights.formats import load_model
 from cusa_jax.workdir import CONFIG, read_json
 
@@ -37,8 +38,9 @@ def main(argv: list[str]) -> None:
             print(missing)
         else:
             variables = sharding.put_params(load_model(workdir)[1], run.mesh)
-            embedded = Evaluator(run.recipe.model, run.mesh, config).embed(variables, run.splits["test"])
-            evidence = gather(run, variables, embedded)
+            test = run.splits["test"]
+            scored = Evaluator(run.recipe.model, run.mesh, config).score(variables, test)
+            evidence = gather(scored, test, soft_labels.of_first_batch(run, variables))
         print(write_report(workdir, evidence, missing))
 
 

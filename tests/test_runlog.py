@@ -34,14 +34,14 @@ def test_console_file_and_board_agree(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("cusa_jax.runlog.time", SimpleNamespace(monotonic=lambda: next(clock)))
     run = log(tmp_path)
     run.train(5, LOSSES)
-    run.evaluated(10, "val", {"r_mean": 12.5, "txt_r1": 10.0, "median_rank": 7.0})
+    run.evaluated(10, "val", {"r_mean": 12.5, "i2t_r1": 10.0, "median_rank": 7.0})
     run.start_clock(11, LOSSES)
     run.train(11, LOSSES)
     run.close()
 
     assert capsys.readouterr().out.splitlines() == [
         "step 5/40 | epoch 0.50 | loss 0.7500 (contrastive 0.5000 csa 0.2500) | 20 pairs/s | 0:14 left",
-        "step 10/40 | val: txt_r1 10.00 r_mean 12.50",
+        "step 10/40 | val: i2t_r1 10.00 r_mean 12.50",
         "step 11/40 | epoch 1.10 | loss 0.7500 (contrastive 0.5000 csa 0.2500)",
     ]
     line, first = read_metrics(tmp_path, "train")
@@ -52,7 +52,7 @@ def test_console_file_and_board_agree(tmp_path, capsys, monkeypatch):
         **{(f"train/{name}", step): value for step in (5, 11) for name, value in LOSSES.items()},
         ("train/pairs_per_second", 5): 20.0,
         ("val/r_mean", 10): 12.5,
-        ("val/txt_r1", 10): 10.0,
+        ("val/i2t_r1", 10): 10.0,
         ("val/median_rank", 10): 7.0,
     }
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.cxc import graded_figures, read_ratings
+from cusa_jax.evaluation.cxc import DRAWS, Side, bootstrapped, graded_result, read_ratings
 
 ROWS = {
     "sts": ("caption1,caption2", ["COCO_val2014:sentid:11", "COCO_val2014:sentid:12"]),
@@ -38,7 +38,9 @@ def folder(tmp_path):
 def graded(folder):
     ratings = {kind: read_ratings(folder, kind) for kind in ROWS}
     text, image = FEATURES["caption"], FEATURES["image"]
-    return graded_figures(ratings, CAPTIONS, IMAGES, text, image, 2 * text, -image)
+    captions, images = Side(CAPTIONS, text), Side(IMAGES, image)
+    cross = Side(CAPTIONS, 2 * text), Side(IMAGES, -image)
+    return graded_result(ratings, {"sts": (captions, captions), "sis": (images, images), "sits": cross})
 
 
 def test_equals_scipy_on_the_pairs_that_are_there(folder):
@@ -51,7 +53,7 @@ def test_equals_scipy_on_the_pairs_that_are_there(folder):
         a, b = np.meshgrid(IDS[sides[0]], IDS[sides[1]], indexing="ij")
         similarity = np.prod(heads[kind]) * FEATURES[sides[0]] @ FEATURES[sides[1]].T
         expected = 100 * spearmanr(similarity.ravel(), ((7 * a + 3 * b) % 5).ravel()).statistic
-        assert figures.values()[figure] == pytest.approx(expected, rel=1e-12)
+        assert figures.values()[f"all_pairs_{figure}"] == pytest.approx(expected, rel=1e-12)
     assert figures.strata == (16, 9, 12)
     assert figures.notes[0] == "text_text: 1 of 17 rated pairs are absent"
 
@@ -60,7 +62,7 @@ def test_bad_files_are_named(folder):
     (folder / "sis_test.csv").unlink()
     with pytest.raises(InputError, match=r"sis_test.csv: cannot be read"):
         graded(folder)
-    for content in ("image1,image2\na,b\n", "image1,image2,agg_score\nx,y,1\n", "image1,image2,agg_score\n"):
+    for content in ("image1,image2\na,b\n", f"image1,image2,agg_score\n1{'0' * 30},2,1\n", "image1,image2,agg_score\nx,y,1\n", "image1,image2,agg_score\n"):
         (folder / "sis_test.csv").write_text(content)
         with pytest.raises(InputError, match=r"sis_test.csv: (not a table|holds no ratings)"):
             graded(folder)
@@ -68,5 +70,6 @@ def test_bad_files_are_named(folder):
 
 def test_strangers_are_refused(folder):
     ratings = {"sis": read_ratings(folder, "sis")}
+    images = Side(IMAGES + 1000, FEATURES["image"])
     with pytest.raises(InputError, match="none of the rated image_image pairs"):
-        graded_figures(ratings, CAPTIONS, IMAGES + 1000, *FEATURES.values(), *FEATURES.values())
+        graded_result(ratings, {"sis": (images, images)})
