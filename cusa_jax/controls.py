@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -186,7 +187,7 @@ def _embed(config: ConfigDict, folder: Path) -> None:
         np.savez(file, images=scored.images, captions=scored.captions, **_arrays(scored.scores))
 
 
-def _arrays(scores: Scores) -> dict[str, np.ndarray]:
+def _arrays(scores: Scores) -> dict[str, Any]:
     """Embeddings where there are any; else the scores, which take more room."""
     if isinstance(scores, InnerProducts):
         return {"image": scores.images, "text": scores.texts}

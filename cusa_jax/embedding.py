@@ -18,10 +18,8 @@ from cusa_jax.data.pipeline import image_batches
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.tokenize import by_length, text_length_bucket, text_lengths
 from cusa_jax.encoder import Encoder
-from cusa_jax.errors import InputError
 from cusa_jax.evaluation.ranking import replicated_rows
 from cusa_jax.evaluation.scores import Blocks, InnerProducts, Scores
-from cusa_jax.inputs import Pixels
 from cusa_jax.models.student import Variables
 
 # Images, and captions, that are scored together at a time.
@@ -44,22 +42,19 @@ def encode_images(
     images: M images. label: of the progress bar; '' shows none. Raises InputError for an unreadable image, unless
     'skip' leaves it out and says so.
     """
-    pixels = encoder.student.inputs.image
-    if not isinstance(pixels, Pixels):
-        raise InputError(f"a student of family '{encoder.student.family}' takes regions, and here are pictures")
     batches = image_batches(
         images,
         batch_size=encoder.batch_size,
-        image_size=pixels.size,
+        image_size=encoder.pixels.size,
         workers=workers,
         on_bad_image=on_bad_image,
     )
     numbers, parts = [], []
     with _progress(label, "images", len(images.image_paths)) as progress:
         for here, rows in batches:
-            encoded = encoder.side(variables, "image", rows)
+            # The rows of a batch are filled up by repetition.
+            parts.append(encoder.side(variables, "image", rows[: len(here)]))
             numbers.append(here)
-            parts.append(jax.tree.map(lambda x, count=len(here): x[:count], encoded))
             progress.update(len(here))
     return np.concatenate(numbers), _joined(parts)
 
@@ -118,6 +113,4 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def _progress(label: str, what: str, total: int) -> tqdm:
-    return tqdm(
-        total=total, desc=f"{label}: {what}", unit=what[:-1], disable=not label, leave=False, delay=1
-    )
+    return tqdm(total=total, desc=f"{label}: {what}", unit=what[:-1], disable=not label, leave=False, delay=1)

@@ -35,6 +35,15 @@ class Encoder:
             side: jax.jit(functools.partial(_one_side, method, side)) for side in ("image", "text")
         }
 
+    @property
+    def pixels(self) -> Pixels:
+        """The pictures that the student takes. Raises InputError where it takes regions."""
+        if not isinstance(self.student.inputs.image, Pixels):
+            raise InputError(
+                f"a student of family '{self.student.family}' takes regions of images, and here are pictures"
+            )
+        return self.student.inputs.image
+
     def images(self, variables: Variables, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(cross-modal, uni-modal) embeddings float32 [N, E] of length 1; rows are what `student.inputs` says.
 
@@ -81,7 +90,7 @@ def _unit(embeddings: np.ndarray) -> np.ndarray:
     return embeddings / length
 
 
-def as_student(model: Any) -> Student:
+def as_student(model: Any) -> Any:
     """Today's DualEncoder as a student; goes when `DualEncoderStudent` is merged, with its one use above."""
     return model if hasattr(model, "inputs") else _Clip(model)
 

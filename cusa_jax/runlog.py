@@ -105,7 +105,9 @@ def read_results(workdir: Path) -> dict[str, Any]:
     results = read_json(path)
     test = results.get("test")
     if not isinstance(test, dict) or not _are_numbers(test) or not isinstance(results.get("best_step"), int):
-        raise InputError(f"{path}: not the results of a training; remove it, and its train command makes it again")
+        raise InputError(
+            f"{path}: not the results of a training; remove it, and its train command makes it again"
+        )
     return {**results, "test": vocabulary.current(test)}
 
 
@@ -145,7 +147,9 @@ def _metrics(text: bytes, path: Path, number: int) -> dict[str, Any]:
 
 def _are_numbers(metrics: dict[str, Any]) -> bool:
     """Whether all values are floats, or whole numbers that a float can hold."""
-    return all(type(value) is float or (type(value) is int and abs(value) < 2**63) for value in metrics.values())
+    return all(
+        type(value) is float or (type(value) is int and abs(value) < 2**63) for value in metrics.values()
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -77,7 +77,7 @@ def query(file: Path, text: str) -> None:
     encoder, variables, found = load(checkpoint, 1)
     index.check_model(file, origin, found, checkpoint)
     if IMAGE.value:
-        _, embedding = encoder.images(variables, load_image(IMAGE.value, encoder.student.inputs.image.size)[None])
+        _, embedding = encoder.images(variables, load_image(IMAGE.value, encoder.pixels.size)[None])
     else:
         tokens, cut = ClipTokenizer()(clean_captions([text]), encoder.student.inputs.text.length)
         if cut:

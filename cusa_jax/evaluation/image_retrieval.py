@@ -125,7 +125,11 @@ def _checked(features: ArrayLike, labels: ArrayLike, what: str) -> tuple[np.ndar
     return features, labels
 
 
-_METRICS = (Metric("rank1", "rank-1"), *(Metric(f"r{k}", f"R@{k}") for k in KS[1:]), Metric("rprecision", "R-Precision"))
+_METRICS = (
+    Metric("rank1", "rank-1"),
+    *(Metric(f"r{k}", f"R@{k}") for k in KS[1:]),
+    Metric("rprecision", "R-Precision"),
+)
 
 
 def _leave_one_out_suite(

@@ -47,7 +47,7 @@ def recall(scores: ArrayLike | Scores, caption_image: ArrayLike) -> dict[str, fl
 def ranks_both_ways(
     scores: ArrayLike | Scores, caption_image: ArrayLike, *, label: str = ""
 ) -> dict[str, Ranking]:
-    """'i2t': the rank of each image's best caption; 't2i': of each caption's image. Arguments and errors as `recall`."""
+    """The ranks of each image's best caption ('i2t') and of each caption's image ('t2i'); arguments as `recall`."""
     scores = as_scores(scores)
     group = checked_groups(scores, caption_image)
     n_images, n_captions = scores.shape

@@ -67,9 +67,7 @@ class Evaluator:
         )
         captions = np.flatnonzero(np.isin(split.table.caption_image, readable))
         texts = embedding.encode_texts(self._encoder, variables, split.tokens[captions])
-        return ScoredSplit(
-            readable, captions, embedding.scores(self._encoder, variables, images, texts)
-        )
+        return ScoredSplit(readable, captions, embedding.scores(self._encoder, variables, images, texts))
 
 
 def metrics(scored: ScoredSplit, split: Split) -> dict[str, float]:

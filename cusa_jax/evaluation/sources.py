@@ -238,7 +238,9 @@ class ArraySource:
             return None
         features = normalised(self._need(name, key), f"{name}/{key}")
         if len(features) != count:
-            raise InputError(f"{self.name}: {name}/{key} has {len(features)} rows, but there are {count} {side}s")
+            raise InputError(
+                f"{self.name}: {name}/{key} has {len(features)} rows, but there are {count} {side}s"
+            )
         return features
 
     def _image_ids(self, name: str, images: int) -> list[str]:

@@ -79,7 +79,9 @@ def _section(
     if not_compared:
         notes.insert(0, f"not compared: {not_compared}")
     if not same_data:
-        notes.insert(0, f"not the paper's data, which are {known.images:,} images: its figures are no comparison")
+        notes.insert(
+            0, f"not the paper's data, which are {known.images:,} images: its figures are no comparison"
+        )
     tables = _tables(suite, models) if same_data else {}
     rows = [
         _row(known, key, parts, differences, tables)

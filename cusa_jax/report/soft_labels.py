@@ -12,7 +12,7 @@ from cusa_jax import sharding, similarity
 from cusa_jax.data.images import normalise
 from cusa_jax.report.plots import Plot, heat_map
 from cusa_jax.step import frozen_features
-from cusa_jax.types import Batch, Params, Similarities, SoftLabels
+from cusa_jax.types import Array, Batch, Params, Similarities, SoftLabels
 
 # More cannot be told apart on a screen.
 _ROWS = 64
@@ -32,13 +32,16 @@ def compare(student: Similarities, teacher: SoftLabels) -> list[Comparison]:
 
     They are ordered so that samples that the teachers find alike stand together.
     """
-    student, teacher = jax.tree.map(lambda x: np.asarray(x)[:_ROWS, :_ROWS], (student, teacher))
-    order = _like_by_like(teacher.image + teacher.text)
-    student, teacher = jax.tree.map(lambda x: x[np.ix_(order, order)], (student, teacher))
+    image, text = (np.asarray(matrix)[:_ROWS, :_ROWS] for matrix in (teacher.image, teacher.text))
+    order = _like_by_like(image + text)
+
+    def ordered(matrix: Array) -> np.ndarray:
+        return np.asarray(matrix)[np.ix_(order, order)]
+
     return [
-        _pair("Images with images (USA)", teacher.image, student.image_image),
-        _pair("Captions with captions (USA)", teacher.text, student.text_text),
-        Comparison("Images with captions (CSA)", [heat_map("Student", student.image_text)]),
+        _pair("Images with images (USA)", ordered(teacher.image), ordered(student.image_image)),
+        _pair("Captions with captions (USA)", ordered(teacher.text), ordered(student.text_text)),
+        Comparison("Images with captions (CSA)", [heat_map("Student", ordered(student.image_text))]),
     ]
 
 

@@ -80,7 +80,7 @@ def update(file: Path, origin: Origin, encoder: Encoder, params: Params) -> Upda
             ImageFiles(paths),
             len(paths),
             batch_size=encoder.batch_size,
-            image_size=encoder.student.inputs.image.size,
+            image_size=encoder.pixels.size,
             on_bad_image="skip",
         )
         with contextlib.closing(batches), tqdm(total=len(paths), unit="photo", disable=not paths) as progress:

@@ -21,13 +21,17 @@ from cusa_jax.data.captions import read_captions
 from cusa_jax.data.splits import load_split
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation import coco
+from cusa_jax.evaluation.metrics import Metric
 from cusa_jax.evaluation.open_source import open_source
 from cusa_jax.evaluation.recall import recall
-from cusa_jax.evaluation.record import Evaluated, record, table
+from cusa_jax.evaluation.record import Evaluated, comparison, record, table
+from cusa_jax.evaluation.result import Result
 from cusa_jax.evaluation.retrieval import Evaluator
-from cusa_jax.evaluation.suite import Evaluation, Folders
+from cusa_jax.evaluation.statistics import mean
+from cusa_jax.evaluation.suite import Dataset, Evaluation, Folders, Suite
 from cusa_jax.evaluation.suites import SUITES
 from cusa_jax.experiment import build_model
+from cusa_jax.report.evaluation import sections
 from cusa_jax.types import TrainState
 from cusa_jax.workdir import write_json
 
@@ -240,6 +244,89 @@ def test_pickles_in_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", **{"cub/features": np.array([{}], object)})
     with pytest.raises(InputError, match="not a readable"):
         open_source(str(tmp_path / "x.npz"), batch_size=8, workers=0)
+
+
+def of_coco(**arrays):
+    rng = np.random.default_rng(0)
+    found = {
+        "image": rng.standard_normal((4, 3)),
+        "text": rng.standard_normal((8, 3)),
+        "caption_image": np.repeat(np.arange(4), 2),
+        "image_ids": np.array([391895, 60623, 483108, 384213]),
+        "caption_ids": np.arange(8),
+    } | arrays
+    return {f"coco/{key}": value for key, value in found.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"caption_ids": np.arange(9)}, r"coco/caption_ids is \[9\], but should be \[8\]"),
+        ({"caption_ids": np.zeros((8, 1), int)}, r"coco/caption_ids is \[8, 1\]"),
+        ({"caption_ids": np.arange(8.0)}, "coco/caption_ids is float64, but should be whole numbers"),
+        ({"image_ids": np.arange(5)}, r"coco/image_ids is \[5\], but should be \[4\]"),
+        ({"caption_image": np.arange(8)}, "coco/caption_image names an image beyond the 4"),
+        ({"caption_image": np.arange(8) - 5}, "coco/caption_image names an image beyond the 4"),
+        ({"caption_image": np.zeros(3, int)}, r"coco/caption_image is \[3\]"),
+        ({"image": np.zeros((4, 3), "U2")}, "image embeddings <U2"),
+        ({"text": np.ones((8, 3), complex)}, "text embeddings complex128"),
+        ({"text": np.full((8, 3), 1e300)}, "text embeddings hold NaN or infinity"),
+        ({"scores": np.full((4, 8), "x")}, "scores <U1"),
+        ({"uni_text": np.ones((7, 3))}, "coco/uni_text has 7 rows, but there are 8 texts"),
+    ],
+    ids=range(12),
+)
+def test_arrays_that_do_not_fit_are_one_line(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **of_coco(**arrays))
+    for suite in ("coco5k", "coco1k", "eccv", "cxc"):
+        evaluation = Evaluation(open_source(str(tmp_path / "x.npz"), batch_size=8, workers=0), folders(""))
+        with pytest.raises(InputError, match=message) as told:
+            SUITES[suite].run(evaluation)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("keep", [20, 120, 300])
+def test_a_damaged_archive_is_one_line(tmp_path, keep):
+    """Cut headers, of an array and of the archive."""
+    path = tmp_path / "x.npz"
+    np.savez(path, **of_coco())
+    content = path.read_bytes()
+    for damaged in (
+        content[:-keep],
+        content[:keep] + b"{(" * 20 + content[keep + 40 :],
+        content.replace(b"descr", b"d\nscr"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"x\.npz: not a readable \.npz") as told:
+            open_source(str(path), batch_size=8, workers=0)
+        assert "\n" not in str(told.value)
+
+
+def test_a_program_adds_a_suite(arrays, monkeypatch):
+    """A protocol with data, a metric and a file of its own, in the table under its name."""
+
+    def run(evaluation):
+        features = evaluation.source.labelled("cub", None).features
+        return Result("image", (len(features),), {"longest": mean(np.abs(features).max(1))}, head="mine")
+
+    mine = Dataset("mine", ("mine",), "it holds nothing")
+    suite = Suite(
+        "lengths", "Lengths", (mine,), run, (Metric("longest", "longest axis", lower_is_better=True),)
+    )
+    monkeypatch.setitem(SUITES, suite.name, suite)
+    evaluation = Evaluation(
+        open_source(str(arrays / "a.npz"), batch_size=8, workers=0), folders("", {"mine": "x"})
+    )
+    assert evaluation.folder(mine) == Path("x")
+    result = SUITES["lengths"].run(evaluation)
+    doubled = dataclasses.replace(
+        result, statistics={"longest": lambda w: 2 * result.statistics["longest"](w)}
+    )
+    both = [Evaluated(name, {"lengths": r}, {}) for name, r in (("a", result), ("b", doubled))]
+    compared = comparison(*both)
+    assert compared["differences"]["lengths"]["longest"]["verdict"] == "worse"
+    (section,) = sections([record(one) for one in both], compared)
+    assert (section.title, section.rows[0].label) == ("Lengths", "longest axis")
 
 
 def test_published_figures_have_the_names_of_ours(run, data):

@@ -10,7 +10,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.evaluation import ranking
 from cusa_jax.evaluation.metrics import current
 from cusa_jax.evaluation.recall import fold_result, ranks_both_ways, recall, recall_result
-from cusa_jax.evaluation.scores import Blocks, InnerProducts, Matrix
+from cusa_jax.evaluation.scores import InnerProducts
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 # The reference names what is found.
@@ -58,9 +58,7 @@ def test_ranks_equal_a_stable_sort(levels):
 
 
 def test_equal_scores_rank_by_number():
-    i2t_rank, t2i_rank = (
-        ranking.rank for ranking in ranks_both_ways(np.zeros((3, 3)), [2, 0, 1]).values()
-    )
+    i2t_rank, t2i_rank = (ranking.rank for ranking in ranks_both_ways(np.zeros((3, 3)), [2, 0, 1]).values())
     assert i2t_rank.tolist() == [1, 2, 0]
     assert t2i_rank.tolist() == [2, 0, 1]
 
@@ -124,18 +122,18 @@ def test_embeddings_rank_as_their_cosines_in_any_number_of_blocks(monkeypatch):
     image, text, caption_image = embedded()
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text)]
     expected = recall(unit[0] @ unit[1].T, caption_image)
-    assert recall(Scores.of_embeddings(image, text), caption_image) == pytest.approx(expected)
-    monkeypatch.setattr(ranking, "_BLOCK_SCORES", 150)
-    assert recall(Scores.of_embeddings(image, text), caption_image) == pytest.approx(expected)
+    assert recall(InnerProducts.cosines(image, text), caption_image) == pytest.approx(expected)
+    monkeypatch.setattr(ranking, "BLOCK_SCORES", 150)
+    assert recall(InnerProducts.cosines(image, text), caption_image) == pytest.approx(expected)
 
 
 def test_folds_average_separate_galleries():
     image, text, caption_image = embedded()
     shuffled = np.random.default_rng(3).permutation(len(text))  # captions in any order, images in theirs
-    figures = fold_figures(Scores.of_embeddings(image, text[shuffled]), caption_image[shuffled], fold=10)
+    figures = fold_result(InnerProducts.cosines(image, text[shuffled]), caption_image[shuffled], fold=10)
     folds = [
         recall_result(
-            Scores.of_embeddings(image[n : n + 10], text[3 * n : 3 * n + 30]), caption_image[:30]
+            InnerProducts.cosines(image[n : n + 10], text[3 * n : 3 * n + 30]), caption_image[:30]
         ).values()
         for n in range(0, 50, 10)
     ]
@@ -143,7 +141,7 @@ def test_folds_average_separate_galleries():
         {name: np.mean([fold[name] for fold in folds]) for name in folds[0]}
     )
     with pytest.raises(InputError, match="50 images do not split into folds of 20"):
-        fold_figures(Scores.of_embeddings(image, text), caption_image, fold=20)
+        fold_result(InnerProducts.cosines(image, text), caption_image, fold=20)
 
 
 @pytest.mark.parametrize(
@@ -156,4 +154,4 @@ def test_folds_average_separate_galleries():
 )
 def test_refuses_broken_embeddings(image, text, message):
     with pytest.raises(InputError, match=message):
-        Scores.of_embeddings(image, text)
+        InnerProducts.cosines(image, text)

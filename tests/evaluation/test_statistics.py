@@ -6,7 +6,6 @@ from scipy import stats
 
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation import bootstrap
-from cusa_jax.evaluation.metrics import Metric
 from cusa_jax.evaluation.result import Result, side_by_side
 from cusa_jax.evaluation.statistics import average, mean, median, pearson, spearman, total
 

@@ -16,8 +16,8 @@ from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.retrieval import ScoredSplit
 from cusa_jax.evaluation.scores import InnerProducts
-from cusa_jax.report.plots import heat_map
 from cusa_jax.report.page import Evidence, write_evaluation, write_report, write_search
+from cusa_jax.report.plots import heat_map
 from cusa_jax.report.soft_labels import Comparison
 from cusa_jax.report.study import study
 

@@ -38,7 +38,11 @@ def test_the_papers_figures_stand_beside_ours():
         *(f"text → image, R@{k}" for k in (1, 5, 10)),
         "RSUM",
     ]
-    assert (rows["image → text, R@1"]["this run"], rows["image → text, R@1"]["CUSA"], rows["text → image, R@1"]["CUSA"]) == (
+    assert (
+        rows["image → text, R@1"]["this run"],
+        rows["image → text, R@1"]["CUSA"],
+        rows["text → image, R@1"]["CUSA"],
+    ) == (
         81.0,
         82.1,
         67.5,
