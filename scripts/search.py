@@ -78,11 +78,11 @@ def query(file: Path, text: str) -> None:
     encoder, variables, found = load(checkpoint, 1)
     index.check_model(file, origin, found, checkpoint)
     if IMAGE.value:
-        _, embedding = encoder.images(variables, load_image(IMAGE.value, Pixels(encoder.image_size))[None])
+        _, embedding = encoder.images(variables, load_image(IMAGE.value, encoder.student.inputs.image)[None])
     else:
-        tokens, cut = ClipTokenizer()(clean_captions([text]), encoder.context_length)
+        tokens, cut = ClipTokenizer()(clean_captions([text]), encoder.student.inputs.text.length)
         if cut:
-            print(f"the text was cut to {encoder.context_length} tokens", file=sys.stderr)
+            print(f"the text was cut to {encoder.student.inputs.text.length} tokens", file=sys.stderr)
         embedding, _ = encoder.texts(variables, tokens)
     scores, numbers = top_k(embedding, embeddings, K.value)
     hits = [(float(score), photos[number]) for score, number in zip(scores[0], numbers[0], strict=True)]

@@ -14,6 +14,7 @@ from PIL import Image
 from cusa_jax.data.captions import clean_caption
 from cusa_jax.data.images import load_image, normalise
 from cusa_jax.data.tokenize import ClipTokenizer
+from cusa_jax.evaluation.metrics import current
 from cusa_jax.inputs import Pixels
 from side_by_side.original import TERMS, Original
 from side_by_side.ours import Ours
@@ -182,7 +183,7 @@ def evaluation_row(original: Original, ours: Ours, data: Data, images: int) -> I
             for row in data.rows if row["image_id"] in chosen]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "new_test.json").write_text(json.dumps(rows))
-        theirs = original.evaluate(Path(folder))
+        theirs = current(original.evaluate(Path(folder)))
         mine = ours.evaluate(Path(folder))
     error = max(abs(round(mine[name], 2) - value) for name, value in theirs.items())
     yield Row("recalls", error, 0.0, f"{images} photographs, {len(rows)} captions")

@@ -52,6 +52,6 @@ def test_recall_is_that_of_the_cross_modal_heads_over_the_readable_images(split)
     for k in (1, 5, 10):
         i2t = [np.isin(owner[np.argsort(-scores[n])[:k]], n).any() for n in range(len(kept))]
         t2i = [owner[n] in np.argsort(-scores[:, n])[:k] for n in range(len(rows))]
-        assert measured[f"txt_r{k}"] == pytest.approx(100 * np.mean(i2t))
-        assert measured[f"img_r{k}"] == pytest.approx(100 * np.mean(t2i))
+        assert measured[f"i2t_r{k}"] == pytest.approx(100 * np.mean(i2t))
+        assert measured[f"t2i_r{k}"] == pytest.approx(100 * np.mean(t2i))
     assert measured["images_skipped"] == 1
