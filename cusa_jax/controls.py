@@ -7,7 +7,6 @@ differences are paired twice, by seed and by test image (an image goes with its 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
-from cusa_jax import sharding
-from cusa_jax.config import with_argument
+from cusa_jax import finish, sharding
+from cusa_jax.config import LOSSES, typed, with_argument
 from cusa_jax.data.splits import Split
 from cusa_jax.evaluation.bootstrap import differences
 from cusa_jax.evaluation.ranking import Positives
@@ -32,7 +31,6 @@ from cusa_jax.evaluation.scores import InnerProducts, Matrix, Scores
 from cusa_jax.evaluation.statistics import average, mean
 from cusa_jax.experiment import read_split
 from cusa_jax.files import written_whole
-from cusa_jax.train import train
 from cusa_jax.weights.formats import load_model
 
 # Name -> teacher.control.
@@ -53,7 +51,10 @@ class Cell:
 
 
 BASELINE = Cell("contrastive")
-CELLS = (BASELINE, *itertools.starmap(Cell, itertools.product(("csa", "usa", "cusa"), TEACHERS)))
+CELLS = (
+    BASELINE,
+    *(Cell(loss, teachers) for loss in LOSSES if loss != BASELINE.loss for teachers in TEACHERS),
+)
 # A result for each seed.
 CellResults = Mapping[Cell, Sequence[Result]]
 
@@ -89,14 +90,14 @@ def run(
         left = f", {elapsed / trained * (len(todo) - number + 1) / 60:.0f} min left" if trained else ""
         print(f"--- run {number} of {len(todo)}: {cell}, seed {seed}{left}", flush=True)
         own = cell_config(config, cell, seed)
-        if train(own, folder) is None:
+        if finish.run(own, folder) is None:
             return None
         _embed(own, folder)
         trained += 1
         # The programs of one cell serve no other; the same cell's come from the disk's cache.
         jax.clear_caches()
-    model, _ = load_model(workdir / f"{cells[0]}-{seeds[0]}")
-    split = read_split(config, "test", model.clip)
+    student, _ = load_model(workdir / f"{cells[0]}-{seeds[0]}")
+    split = read_split(typed(config), "test", student.inputs)
     return {cell: [result(_scored(workdir / f"{cell}-{seed}"), split) for seed in seeds] for cell in cells}
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from cusa_jax import sharding
-from cusa_jax.data.captions import CaptionTable
 from cusa_jax.data.pipeline import image_batches
 from cusa_jax.data.prefetch import OnBadImage
+from cusa_jax.data.sources import ImageSource
 from cusa_jax.data.tokenize import by_length, text_length_bucket, text_lengths
 from cusa_jax.encoder import Encoder
 from cusa_jax.evaluation.ranking import replicated_rows
@@ -31,7 +31,7 @@ _KEPT = 1 << 28
 def encode_images(
     encoder: Encoder,
     variables: Variables,
-    images: CaptionTable,
+    images: ImageSource,
     *,
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
@@ -44,13 +44,13 @@ def encode_images(
     """
     batches = image_batches(
         images,
+        encoder.student.inputs.image,
         batch_size=encoder.batch_size,
-        image_size=encoder.pixels.size,
         workers=workers,
         on_bad_image=on_bad_image,
     )
     numbers, parts = [], []
-    with _progress(label, "images", len(images.image_paths)) as progress:
+    with _progress(label, "images", len(images)) as progress:
         for here, rows in batches:
             # The rows of a batch are filled up by repetition.
             parts.append(encoder.side(variables, "image", rows[: len(here)]))
@@ -66,7 +66,7 @@ def encode_texts(encoder: Encoder, variables: Variables, tokens: np.ndarray, *, 
     without embeddings all captions together, for what is encoded must have one shape.
     """
     text = encoder.student.inputs.text
-    lengths = text_lengths(tokens != text.pad_id)
+    lengths = text_lengths(tokens, text.pad_id)
     if not text.may_cut:
         batches = [(np.arange(len(tokens)), tokens.shape[1])]
     elif encoder.embeds:

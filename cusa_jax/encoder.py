@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -11,10 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cusa_jax import sharding
+from cusa_jax.distributed import together
 from cusa_jax.errors import InputError
-from cusa_jax.inputs import Inputs, Pixels, Text
 from cusa_jax.models.student import Embeds, Side, Student, Variables
-from cusa_jax.step import encode_images, encode_texts
 
 
 class Encoder:
@@ -27,22 +25,13 @@ class Encoder:
     """
 
     def __init__(self, student: Student, mesh: Mesh, batch_size: int):
-        self.student, self.mesh = as_student(student), mesh
+        self.student, self.mesh = student, mesh
         self.batch_size = sharding.round_up(batch_size, mesh.size)
         self.embeds = isinstance(self.student, Embeds)
         method = getattr(self.student, "embed" if self.embeds else "encode_side")
         self._encode = {
-            side: jax.jit(functools.partial(_one_side, method, side)) for side in ("image", "text")
+            side: together(jax.jit(functools.partial(_one_side, method, side))) for side in ("image", "text")
         }
-
-    @property
-    def pixels(self) -> Pixels:
-        """The pictures that the student takes. Raises InputError where it takes regions."""
-        if not isinstance(self.student.inputs.image, Pixels):
-            raise InputError(
-                f"a student of family '{self.student.family}' takes regions of images, and here are pictures"
-            )
-        return self.student.inputs.image
 
     def images(self, variables: Variables, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(cross-modal, uni-modal) embeddings float32 [N, E] of length 1; rows are what `student.inputs` says.
@@ -88,33 +77,3 @@ def _unit(embeddings: np.ndarray) -> np.ndarray:
     if not (np.isfinite(length) & (length > 0)).all():
         raise InputError("an embedding is NaN, infinite or zero: the model that it comes from is broken")
     return embeddings / length
-
-
-def as_student(model: Any) -> Any:
-    """Today's DualEncoder as a student; goes when `DualEncoderStudent` is merged, with its one use above."""
-    return model if hasattr(model, "inputs") else _Clip(model)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Clip:
-    model: Any
-    family: str = "clip"
-
-    @property
-    def sizes(self) -> Any:
-        return self.model.clip
-
-    @property
-    def inputs(self) -> Inputs:
-        return Inputs(Pixels(self.sizes.image_size), Text(self.sizes.context_length, self.sizes.vocab_size))
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        return tuple(kind for kind in ("cross", "uni") if getattr(self.model, f"{kind}_heads"))
-
-    def embed(self, variables: Variables, side: Side, rows: Any) -> Any:
-        return (
-            encode_images(variables, rows, model=self.model)
-            if side == "image"
-            else encode_texts(variables, rows, model=self.model)
-        )

@@ -11,17 +11,18 @@ is 2. The README says how data lie.
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from cusa_jax.command import errors_in_one_line
-from cusa_jax.config import nearest
-from cusa_jax.errors import InputError
+from cusa_jax.command import script
+from cusa_jax.errors import InputError, one_line
 from cusa_jax.evaluation.open_source import open_source
 from cusa_jax.evaluation.record import Evaluated, comparison, comparison_table, record, table
 from cusa_jax.evaluation.suite import Evaluation, Folders
 from cusa_jax.evaluation.suites import SUITES
 from cusa_jax.report.page import REPORT, write_evaluation
-from cusa_jax.workdir import RESULTS, write_json
+from cusa_jax.settings import nearest
+from cusa_jax.jsonfile import write_json
+from cusa_jax.workdir import RESULTS
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "Folder of a run, of a Hugging Face CLIP or of a sentence encoder."
@@ -86,9 +87,9 @@ def _evaluate(path: str) -> Evaluated:
         try:
             results[suite] = SUITES[suite].run(evaluation)
         except InputError as error:
-            skipped[suite] = str(error)
+            skipped[suite] = one_line(error)
     return Evaluated(path, results, skipped, source.architecture)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

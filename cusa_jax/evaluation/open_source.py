@@ -20,8 +20,7 @@ def open_source(path: str, *, batch_size: int, workers: int) -> EmbeddingSource:
         return ArraySource(path)
     mesh = sharding.make_mesh()
     if _is_sentence_encoder(Path(path)):
-        teacher = load_text_teacher(path, max_length=512)
-        return SentenceSource(teacher, mesh, batch_size)
+        return SentenceSource(*load_text_teacher(path, max_length=512), mesh, batch_size)
     student, variables = load_model(path)
     return StudentSource(path, student, sharding.put_params(variables, mesh), mesh, batch_size, workers)
 

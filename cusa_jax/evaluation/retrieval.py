@@ -61,7 +61,7 @@ class Evaluator:
         readable, images = embedding.encode_images(
             self._encoder,
             variables,
-            split.table,
+            split.images,
             workers=self._config.data.workers,
             on_bad_image=self._config.data.on_bad_image,
         )

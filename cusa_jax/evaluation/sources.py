@@ -15,6 +15,7 @@ All answer the same three questions, one a kind of suite. The suites say which f
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,14 +26,15 @@ from tqdm import tqdm
 from cusa_jax import embedding, sharding
 from cusa_jax.data.captions import CaptionTable, clean_captions
 from cusa_jax.data.labelled_images import LabelledImages
-from cusa_jax.data.tokenize import ClipTokenizer
+from cusa_jax.data.sources import ImageFiles
+from cusa_jax.data.tokenize import tokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.scores import InnerProducts, Matrix, Scores, normalised
-from cusa_jax.models.clip import preset_name
+from cusa_jax.models.families import preset_name
 from cusa_jax.models.student import Embeds, Student, Variables
 from cusa_jax.teachers.encoding import encode_all, text_batches
-from cusa_jax.types import Teacher
+from cusa_jax.types import Params, Teacher
 
 GIVEN = "as given"
 
@@ -105,7 +107,8 @@ class StudentSource:
 
     def captioned(self, name: str, table: CaptionTable | None) -> Captioned:
         assert table is not None
-        images, texts = self._images(name, table), self._texts(name, clean_captions(table.captions))
+        images = self._images(name, table.image_paths)
+        texts = self._texts(name, clean_captions(table.captions))
         embeds = self._encoder.embeds
         return Captioned(
             scores=embedding.scores(self._encoder, self._variables, images, texts),
@@ -121,18 +124,17 @@ class StudentSource:
     def labelled(self, name: str, images: LabelledImages | None, part: str = "") -> Labelled:
         assert images is not None
         self._encoder.check_embeds()
-        table = CaptionTable([], images.paths, [], np.zeros(0, np.int32), None)
-        features = self._images(f"{name} {part}".strip(), table)[self._uni]
+        features = self._images(f"{name} {part}".strip(), images.paths)[self._uni]
         return Labelled(features, images.labels, self._uni_head)
 
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
         self._encoder.check_embeds()
         return self._texts("sts", texts)[self._uni], self._uni_head
 
-    def _images(self, label: str, table: CaptionTable) -> Any:
+    def _images(self, label: str, paths: Sequence[Path]) -> Any:
         try:
             return embedding.encode_images(
-                self._encoder, self._variables, table, workers=self._workers, label=label
+                self._encoder, self._variables, ImageFiles(paths), workers=self._workers, label=label
             )[1]
         except InputError as error:
             raise InputError(
@@ -140,7 +142,7 @@ class StudentSource:
             ) from error
 
     def _texts(self, label: str, texts: list[str]) -> Any:
-        tokens, _ = ClipTokenizer()(texts, self._student.inputs.text.length)
+        tokens, _ = tokenizer(self._student.inputs.text)(texts)
         return embedding.encode_texts(self._encoder, self._variables, tokens, label=label)
 
 
@@ -150,9 +152,9 @@ class SentenceSource:
     needs_data = True
     architecture: str | None = None
 
-    def __init__(self, teacher: Teacher, mesh: Mesh, batch_size: int):
-        self.name, self._mesh = teacher.name, mesh
-        self._teacher = dataclasses.replace(teacher, params=sharding.put_params(teacher.params, mesh))
+    def __init__(self, teacher: Teacher, params: Params, mesh: Mesh, batch_size: int):
+        self.name, self._mesh, self._teacher = teacher.name, mesh, teacher
+        self._params = sharding.put_params(params, mesh)
         self._batch_size = sharding.round_up(batch_size, mesh.size)
 
     def captioned(self, name: str, table: CaptionTable | None) -> Captioned:
@@ -165,7 +167,7 @@ class SentenceSource:
         assert self._teacher.tokenize is not None
         batches = text_batches(self._teacher.tokenize(texts), self._batch_size)
         encoded = tqdm(
-            encode_all(self._teacher, batches, self._mesh),
+            encode_all(self._teacher, self._params, batches, self._mesh),
             "sts: texts",
             -(-len(texts) // self._batch_size),
             unit="batch",

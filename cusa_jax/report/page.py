@@ -13,7 +13,7 @@ import jinja2
 from PIL import Image
 
 from cusa_jax.config import default_config, flat
-from cusa_jax.data.images import open_image
+from cusa_jax.data.sources import ImageFiles, ImageSource
 from cusa_jax.data.splits import Split
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
@@ -107,7 +107,8 @@ def _rows(test: Mapping[str, float]) -> list[tuple[str, float, float]]:
 
 def write_search(file: Path, text: str, image: str, hits: Sequence[tuple[float, Path]]) -> Path:
     """A gallery of (score, photo), best first, for a text or for the photo at the path `image`."""
-    return _write(file, "search.html.j2", text=text, image=image, hits=hits)
+    images, asked = ImageFiles([path for _, path in hits]), ImageFiles([Path(image)])
+    return _write(file, "search.html.j2", text=text, image=image, hits=hits, images=images, asked=asked)
 
 
 def write_evaluation(file: Path, models: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]) -> Path:
@@ -149,10 +150,10 @@ def _write(file: Path, template: str, **content: Any) -> Path:
     return file
 
 
-def thumbnail(path: str | Path) -> str:
-    """The picture as a data URI, at most _THUMBNAIL pixels wide and high; '' where it can no longer be read."""
+def thumbnail(images: ImageSource, number: int) -> str:
+    """A picture as a data URI, at most _THUMBNAIL pixels wide and high; '' where it can no longer be read."""
     try:
-        picture = open_image(path)
+        picture = images.picture(number)
     except InputError:
         return ""
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)

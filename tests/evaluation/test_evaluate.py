@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import demo
-from cusa_jax import sharding, temperatures
+from cusa_jax import scalars, sharding
 from cusa_jax.checkpoint import Checkpoints
 from cusa_jax.config import with_argument
 from cusa_jax.data import world
@@ -30,7 +30,7 @@ from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.evaluation.statistics import mean
 from cusa_jax.evaluation.suite import Dataset, Evaluation, Folders, Suite
 from cusa_jax.evaluation.suites import SUITES
-from cusa_jax.experiment import build_model
+from cusa_jax.experiment import build_student
 from cusa_jax.report.evaluation import sections
 from cusa_jax.types import TrainState
 from cusa_jax.workdir import write_json
@@ -68,7 +68,7 @@ def run(tmp_path_factory):
     model, variables = build_model(config)
     described = {"config": config.to_dict(), "clip": dataclasses.asdict(model.clip)}
     checkpoints = Checkpoints(workdir, described, keep=1)
-    taus = temperatures.init(temperatures.temperatures(config.loss))
+    taus = scalars.init(scalars.specifications(config.loss))
     state = TrainState(jnp.int32(3), {"model": variables["params"], "taus": taus}, {}, ())
     checkpoints.save_best(3, state, {"r_mean": 1.0})
     checkpoints.close()
@@ -80,9 +80,7 @@ def test_a_run_gets_the_numbers_of_training_and_says_which_head(run, data):
     evaluation = Evaluation(open_source(str(run), batch_size=16, workers=0), folders(data))
     found = SUITES["flickr30k"].run(evaluation)
     model, variables = build_model(config)
-    split = load_split(
-        str(data / "flickr30k"), "test", image_root="", context_length=model.clip.context_length
-    )
+    split = load_split(str(data / "flickr30k"), "test", clip_inputs(model.clip), image_root="")
     expected = Evaluator(model, sharding.make_mesh(), config)(variables, split)
     for key in ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"):
         assert found.values()[key] == pytest.approx(expected[key])

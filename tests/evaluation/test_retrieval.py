@@ -11,6 +11,7 @@ from PIL import Image
 from cusa_jax import sharding
 from cusa_jax.data.splits import load_split
 from cusa_jax.evaluation.retrieval import Evaluator
+from cusa_jax.experiment import clip_inputs
 from cusa_jax.models.clip import PRESETS
 from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.step import encode_images, encode_texts
@@ -30,7 +31,7 @@ def split(tmp_path):
             rows.append({"image_path": f"{n}.png", "caption": caption, "image_id": str(n)})
     (tmp_path / "val.json").write_text(json.dumps(rows))
     (tmp_path / f"{UNREADABLE}.png").write_bytes(b"not an image")
-    return load_split(str(tmp_path), "val", image_root="", context_length=77)
+    return load_split(str(tmp_path), "val", clip_inputs(PRESETS["toy"]), image_root="")
 
 
 def test_recall_is_that_of_the_cross_modal_heads_over_the_readable_images(split):

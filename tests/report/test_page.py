@@ -12,6 +12,7 @@ from PIL import Image
 
 from cusa_jax.config import default_config
 from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.retrieval import ScoredSplit
@@ -101,7 +102,7 @@ def split(tmp_path):
     relevance = np.eye(7, dtype=bool)[caption_image]
     relevance[2] = True
     table = CaptionTable([path.stem for path in paths], paths, captions, caption_image, None)
-    return Split(table, captions, np.zeros((14, 4), np.int32), relevance)
+    return Split(table, captions, np.zeros((14, 4), np.int32), relevance, ImageFiles(table.image_paths))
 
 
 def test_a_report_holds_everything_and_orders_answers_by_score(workdir, scored, split):

@@ -8,7 +8,7 @@ from cusa_jax import experiment, similarity
 from cusa_jax.config import default_config
 from cusa_jax.data.images import normalise
 from cusa_jax.report import soft_labels
-from cusa_jax.teachers.control import teacher_features
+from cusa_jax.teachers.apply import teacher_features
 
 
 def test_alike_samples_are_put_together():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.splits import Split
 from cusa_jax.evaluation import coco
 from cusa_jax.evaluation.retrieval import ScoredSplit
@@ -20,7 +21,9 @@ def found(request):
     caption_image = np.repeat(np.arange(9, dtype=np.int32), 2)
     relevance = (rng.random((18, 9)) < 0.3) | np.eye(9, dtype=bool)[caption_image]
     table = CaptionTable([str(n) for n in range(9)], [], [""] * 18, caption_image, None)
-    split = Split(table, [""] * 18, np.zeros((18, 1), np.int32), relevance if request.param else None)
+    split = Split(
+        table, [""] * 18, np.zeros((18, 1), np.int32), relevance if request.param else None, ImageFiles([])
+    )
     readable = np.delete(np.arange(9, dtype=np.int32), 4)
     captions = np.flatnonzero(caption_image != 4)
     rows = rng.standard_normal((8 + 16, 4)).astype(np.float32)
@@ -81,7 +84,7 @@ def ten_images_of_coco():
 def scored_split(image_ids, files, caption_ids, caption_image):
     ids = np.array(caption_ids)
     table = CaptionTable(image_ids, [Path(file) for file in files], [""] * len(ids), caption_image, ids)
-    split = Split(table, [""] * len(ids), np.zeros((len(ids), 1), np.int32), None)
+    split = Split(table, [""] * len(ids), np.zeros((len(ids), 1), np.int32), None, ImageFiles([]))
     rows = np.random.default_rng(0).standard_normal((10 + len(ids), 4)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     scores = InnerProducts(rows[:10], rows[10:])
