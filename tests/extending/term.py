@@ -1,4 +1,4 @@
-"""A term of one's own: the score of every pair of a batch is pulled towards what a margin asks for, `config.loss.margin`."""
+"""A term of one's own, `config.loss.margin`: scores of wrong pairs are to stay below the right one's by a margin."""
 
 import dataclasses
 
