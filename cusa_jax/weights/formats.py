@@ -74,7 +74,9 @@ def write_weights(path: Path, weights: Weights) -> None:
 def _unrecognised(source: Source) -> str:
     if source.is_folder:
         if not source.config:
-            return f"no {CONFIG} in it; a folder of weights has one, or open_clip_config.json, or a run's best/"
+            return (
+                f"no {CONFIG} in it; a folder of weights has one, or open_clip_config.json, or a run's best/"
+            )
         said = one_line(repr(source.config.get("model_type")))[:80]
         return f"{CONFIG} says model_type {said}; read are folders of {', '.join(_families())}"
     for key, told in _OTHERS.items():

@@ -107,7 +107,9 @@ def test_gradients_equal_the_reference(mode, dtype, remat):
 
 def test_text_features_of_the_same_model_equal_the_reference():
     student = clip.student(TINY_R, Options(heads=()))
-    features, _ = golden.jit(functools.partial(student.embed, side="text"))(variables(), rows=ARRAYS["in/text"])
+    features, _ = golden.jit(functools.partial(student.embed, side="text"))(
+        variables(), rows=ARRAYS["in/text"]
+    )
     golden.assert_close("ResNet f32 text", features, ARRAYS["eval/f64/text_features"], 0, 4e-6)
 
 

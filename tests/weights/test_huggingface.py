@@ -115,7 +115,9 @@ def described(folder, tmp_path, **settings) -> Path:
 
 
 def test_pixels_are_those_that_the_folder_says(folder, tmp_path):
-    own = read_weights(described(folder, tmp_path, image_mean=[0.5, 0.25, 0.125], image_std=[0.5, 0.5, 0.25])).sizes
+    own = read_weights(
+        described(folder, tmp_path, image_mean=[0.5, 0.25, 0.125], image_std=[0.5, 0.5, 0.25])
+    ).sizes
     assert (own.mean, own.std) == ((0.5, 0.25, 0.125), (0.5, 0.5, 0.25))
     newer = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}, "do_rescale": True,
              "rescale_factor": 0.00392156862745098, "pad_size": None, "do_convert_rgb": True}  # fmt: skip
