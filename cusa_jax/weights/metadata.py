@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.inputs import CLIP_MEAN, CLIP_STD
@@ -93,7 +94,7 @@ OPEN_CLIP_PREPROCESS = PixelFile(
 def statistics(
     said: Mapping[str, Any], file: PixelFile, image_size: int, where: str | Path
 ) -> dict[str, tuple[float, ...]]:
-    """{'mean', 'std'} of pixels, CLIP's where the file does not say them.
+    """{'mean', 'std'} of pixels, CLIP's where the file does not say them; others are announced.
 
     Raises InputError that names every key by which images would be made in another way than CLIP's, or not known.
     """
@@ -110,10 +111,13 @@ def statistics(
             f"{where}: {one_line(', '.join(wrong))}: images are resized to a short side of {image_size}, bicubic, and "
             "cropped at the centre, nothing else; remove a key that changes nothing of it"
         )
-    return {
-        "mean": _channels(said, file.mean, CLIP_MEAN, -math.inf, where),
-        "std": _channels(said, file.std, CLIP_STD, 0.0, where),
-    }
+    mean = _channels(said, file.mean, CLIP_MEAN, -math.inf, where)
+    std = _channels(said, file.std, CLIP_STD, 0.0, where)
+    if (mean, std) != (CLIP_MEAN, CLIP_STD):
+        logging.warning(
+            "%s: pixels have its %s %s and %s %s, not CLIP's", where, file.mean, mean, file.std, std
+        )
+    return {"mean": mean, "std": std}
 
 
 def _channels(
