@@ -39,7 +39,8 @@ def recipe(micro_batches=1, mesh=None, tile=0) -> tuple[Recipe, Params]:
         lambda w, pixels: normalise(pixels).reshape(len(pixels), -1) @ w,
         "pixels",
     )
-    text, text_table = stored_teacher("text", table.astype(np.float32), mesh or sharding.make_mesh(1, jax.devices()[:1]))
+    one_device = sharding.make_mesh(1, jax.devices()[:1])
+    text, text_table = stored_teacher("text", table.astype(np.float32), mesh or one_device)
     teacher_params = {"image": weights.astype(np.float32), "text": text_table}
     return Recipe(
         model=DualEncoder(SMALL),

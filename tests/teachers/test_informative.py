@@ -19,7 +19,9 @@ LENGTHS = RNG.uniform(0.1, 9, size=(600, 1)).astype(np.float32)
 @pytest.mark.parametrize("scale", [1, 1e30, 1e-30])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_features_of_one_direction_are_refused_whatever_their_lengths(scale, dtype):
-    constant = np.broadcast_to(DIRECTION, (600, 12)) * (LENGTHS if dtype == np.float32 else 1) * np.float32(scale)
+    constant = (
+        np.broadcast_to(DIRECTION, (600, 12)) * (LENGTHS if dtype == np.float32 else 1) * np.float32(scale)
+    )
     if dtype == np.float16:
         constant = (constant / scale).astype(dtype)
     with pytest.raises(InputError, match=r"^x\.npz: the features of all 600 samples have one direction"):
@@ -56,7 +58,7 @@ def test_a_live_teacher_that_is_constant_is_refused():
     # One direction, of lengths that differ.
     constant = np.ones((48, 1)) * RNG.normal(size=7)
     for weights in (constant, np.zeros((48, 7))):
-        with pytest.raises(InputError, match="^some/teacher: this teacher gives 5 different samples"):
+        with pytest.raises(InputError, match=r"^some/teacher: this teacher gives 5 different samples"):
             check_live(*pixel_teacher(weights), IMAGES, make_mesh(fsdp=2))
 
 
