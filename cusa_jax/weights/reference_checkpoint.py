@@ -58,6 +58,7 @@ def write(path: Path, weights: student.Weights) -> None:
         raise InputError(
             f"{path}: the reference has {ACTIVATION} and one head per 64 channels; these weights do not"
         )
+    reference.refuse_other_terms(weights.config)
     config = reference.with_own_temperatures(weights.config)
     config.model.name, config.init_from = preset_name(weights.clip) or "auto", str(path.with_suffix(".pt"))
     loss = config.loss
@@ -92,12 +93,12 @@ def recipe(weights: student.Weights, where: Path) -> ConfigDict:
     config = copy.deepcopy(weights.config)
     config.init_from, config.model.name = str(where), preset_name(weights.clip) or "auto"
     for name, tau in weights.taus.items():
-        _, term, *rest = name.split("_")
-        section = config.loss[term]["teacher_tau" if "teacher" in rest else "tau"]
-        for side in ("image", "text"):
-            if term == "contrastive":
-                section.init = float(tau)
-            elif side in rest or not {"image", "text"} & set(rest):
+        kind, term, *rest = name.split("_")
+        section = config.loss[term]["teacher_tau" if "teacher" in rest else kind]
+        if "init" in section:
+            section.init = float(tau)
+        else:
+            for side in {"image", "text"} & set(rest) or ("image", "text"):
                 section[side].init = float(tau)
     return config
 
