@@ -246,7 +246,7 @@ def _digest(value: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return one_line(error)[:200] or type(error).__name__
+    return one_line(" ".join(str(error).split())[:200]) or type(error).__name__
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:

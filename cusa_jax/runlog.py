@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
 from cusa_jax.files import written_whole
+from cusa_jax.tensorboard import Board
 
 METRICS = "metrics.jsonl"
 HEADLINE = ("txt_r1", "txt_r5", "txt_r10", "img_r1", "img_r5", "img_r10", "r_mean", "map_at_r")
@@ -26,10 +26,10 @@ class RunLog:
         self._total, self._per_epoch, self._batch_size = total_steps, steps_per_epoch, batch_size
         self._last = (start, time.monotonic())
         self._path = workdir / METRICS
-        self._board: SummaryWriter | None = None
+        self._board: Board | None = None
         if is_first():
             _keep_until(self._path, start)
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+            self._board = Board(workdir / "tensorboard", purge_step=start + 1)
 
     def start_clock(self, step: int, metrics: Any) -> None:
         """Waits for the first step's metrics: what came before, compiling above all, is not in the rate."""
@@ -74,8 +74,7 @@ class RunLog:
             return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
-        for name, value in metrics.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        self._board.write(step, {f"{split}/{name}": value for name, value in metrics.items()})
 
     def close(self) -> None:
         if self._board is not None:

@@ -73,7 +73,7 @@ def _write_errors(workdir: Path) -> Iterator[None]:
     except (InputError, Diverged):
         raise
     except Exception as error:
-        if not workdir.is_dir():
+        if not (workdir / CONFIG).is_file():
             raise InputError(f"{workdir}: the folder was removed while the training ran") from error
         if not (reason := write_refusal(error)):
             raise

@@ -82,21 +82,21 @@ def _read_config(folder: Path) -> ClipConfig:
               "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", **vision}  # fmt: skip
     text = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048,
             "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "quick_gelu", **text}  # fmt: skip
+    sizes: dict[str, Any] = {
+        "embed_dim": size(raw, "projection_dim", path, 512),
+        "image_size": size(vision, "image_size", path),
+        "patch_size": size(vision, "patch_size", path),
+        "vision_width": size(vision, "hidden_size", path),
+        "vision_layers": size(vision, "num_hidden_layers", path, at_most=MOST_LAYERS),
+        "vision_heads": size(vision, "num_attention_heads", path),
+        "text_width": size(text, "hidden_size", path),
+        "text_layers": size(text, "num_hidden_layers", path, at_most=MOST_LAYERS),
+        "text_heads": size(text, "num_attention_heads", path),
+        "context_length": size(text, "max_position_embeddings", path),
+        "vocab_size": size(text, "vocab_size", path),
+    }
     try:
-        config = ClipConfig(
-            embed_dim=size(raw, "projection_dim", path, 512),
-            image_size=size(vision, "image_size", path),
-            patch_size=size(vision, "patch_size", path),
-            vision_width=size(vision, "hidden_size", path),
-            vision_layers=size(vision, "num_hidden_layers", path, at_most=MOST_LAYERS),
-            vision_heads=size(vision, "num_attention_heads", path),
-            text_width=size(text, "hidden_size", path),
-            text_layers=size(text, "num_hidden_layers", path, at_most=MOST_LAYERS),
-            text_heads=size(text, "num_attention_heads", path),
-            context_length=size(text, "max_position_embeddings", path),
-            vocab_size=size(text, "vocab_size", path),
-            activation=str(vision["hidden_act"]),
-        )
+        config = ClipConfig(**sizes, activation=str(vision["hidden_act"]))
     except (ValueError, ArithmeticError) as error:
         raise InputError(f"{path}: not the configuration of a CLIP model ({error})") from error
     _check(path, vision, text)
