@@ -19,9 +19,10 @@ from typing import Any, NoReturn, cast
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cusa_jax.config import default_config, flat, nearest
+from cusa_jax.config import default_config, flat
 from cusa_jax.errors import Diverged, InputError, one_line
 from cusa_jax.files import write_refusal
+from cusa_jax.settings import nearest
 
 # As shells expand it in assignments: at the start of an argument, of a flag's value, and of an item of a list.
 _HOME = re.compile(r"(?:^|(?<=[=,]))~[\w.-]*(?=/|,|$)")

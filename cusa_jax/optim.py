@@ -1,49 +1,166 @@
-"""AdamW with the reference's parameter groups, and its learning-rate schedule."""
+"""AdamW with rules by parameter path, and the learning rate of every step.
 
+A rule says of the parameters whose path its pattern matches how they are trained: the factor of their learning rate,
+their weight decay, whether they are trained at all. The first rule that matches counts. Without rules decay follows
+the reference (optim/optim_factory.py:24-37): all but vectors decay, so that scalars of the losses, positional and token
+embeddings do, and biases, norms and the class token do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
 import math
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import traverse_util
 
-from cusa_jax.temperatures import Temperature
+from cusa_jax.errors import InputError
+from cusa_jax.scalars import Scalar
+from cusa_jax.settings import nearest
 from cusa_jax.types import Params
 
+SCALARS = "scalars"  # the paths of the losses' scalars begin with it; a model's have no prefix
 
-def optimizer(
-    config: Any, learning_rates: np.ndarray, specs: dict[str, Temperature]
-) -> optax.GradientTransformation:
-    """AdamW over {'model', 'taus'}; frozen temperatures are left alone, decay included.
+LeafPath = tuple[str, ...]
 
-    config: `config.optim`. learning_rates: float [steps], one per step (see `learning_rates`).
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How the parameters whose whole path matches the regular expression `pattern` are trained.
+
+    Paths are as in 'image/transformer/block_0/attn/in_proj/kernel' or 'scalars/tau_csa'.
+    lr: factor of the learning rate. decay: weight decay; None is the optimiser's. train: False leaves them alone.
     """
-    table = jnp.asarray(learning_rates)
-    steps = [
-        optax.adamw(
-            lambda step: table[jnp.minimum(step, len(table) - 1)],
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=decays,
+
+    pattern: str
+    lr: float = 1.0
+    decay: float | None = None
+    train: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Treatment:
+    """What the rules come to for one parameter."""
+
+    lr: float
+    decay: float
+    train: bool
+
+
+Treatments = Mapping[LeafPath, Treatment]
+
+
+def read_rules(rules: str, freeze: str = "") -> tuple[Rule, ...]:
+    """The rules of `config.optim.rules`, 'PATTERN lr=0.1 decay=0 train=false; …', before them those of `freeze`.
+
+    freeze: parts of the model that are not trained, 'image,text'. Raises InputError for what is no rule.
+    """
+    parts = [part.strip() for part in freeze.split(",") if part.strip()]
+    frozen = [Rule(f"{re.escape(part)}(/.*)?", train=False) for part in parts]
+    return (*frozen, *(_read_rule(line.strip()) for line in rules.split(";") if line.strip()))
+
+
+def treatments(
+    params: Params, rules: Sequence[Rule], scalars: Mapping[str, Scalar], weight_decay: float
+) -> dict[LeafPath, Treatment]:
+    """How each leaf of {'model': …, 'scalars': …} is trained. params: anything with shapes.
+
+    A scalar that its term does not train is not trained, whatever the rules say.
+    Raises InputError for a rule that matches nothing, and where nothing is left to train.
+    """
+    leaves = traverse_util.flatten_dict(params)
+    unused = set(rules)
+    treated = {}
+    for path, leaf in leaves.items():
+        name = _name(path)
+        rule = next((rule for rule in rules if re.fullmatch(rule.pattern, name)), Rule(""))
+        unused -= {other for other in unused if re.fullmatch(other.pattern, name)}
+        decay = rule.decay if rule.decay is not None else weight_decay * (len(leaf.shape) != 1)
+        frozen_scalar = path[0] == SCALARS and not scalars[path[1]].trainable
+        treated[path] = Treatment(rule.lr, decay, rule.train and not frozen_scalar)
+    if unused:
+        pattern = next(rule.pattern for rule in rules if rule in unused)
+        parts = dict.fromkeys(_name(path).partition("/")[0] for path in leaves)
+        raise InputError(
+            f"config.optim: no parameter's path matches '{pattern}'{nearest(pattern, parts)}; paths begin with "
+            f"{', '.join(parts)}, such as {_name(next(iter(leaves)))}"
         )
-    ]
+    if not any(treatment.train for path, treatment in treated.items() if path[0] != SCALARS):
+        raise InputError("config.optim: the rules leave no parameter of the model to train")
+    return treated
+
+
+def stop_frozen(params: Params, treated: Treatments) -> Params:
+    """The same parameters, without gradient where they are not trained: no backward pass is computed for those."""
+    return traverse_util.unflatten_dict(
+        {
+            path: leaf if treated[path].train else jax.lax.stop_gradient(leaf)
+            for path, leaf in traverse_util.flatten_dict(params).items()
+        }
+    )
+
+
+def optimizer(config: Any, learning_rates: np.ndarray, treated: Treatments) -> optax.GradientTransformation:
+    """AdamW over {'model', 'scalars'} as `treated` says. config: `config.optim`. learning_rates: float [steps]."""
+    steps = [_adamw(config, learning_rates, treated)]
     if config.clip_norm:
         steps.insert(0, optax.clip_by_global_norm(config.clip_norm))
-
-    def labels(params: Params) -> Params:
-        taus = {name: "trained" if specs[name].trainable else "frozen" for name in params["taus"]}
-        return {"model": jax.tree.map(lambda _: "trained", params["model"]), "taus": taus}
-
-    return optax.partition({"trained": optax.chain(*steps), "frozen": optax.set_to_zero()}, labels)
+    return optax.chain(*steps)
 
 
-def decays(params: Params) -> Params:
-    """True where weight decay applies: all but vectors. Temperatures (0-d) do decay, as do positional and token
-    embeddings; biases, norms and the class token do not (reference optim/optim_factory.py:24-37)."""
-    return jax.tree.map(lambda p: jnp.ndim(p) != 1, params)
+class AdamState(NamedTuple):
+    """count: int32 [], steps taken. mean, square: running moments of the gradient, of trained parameters only."""
+
+    count: jax.Array
+    mean: Params
+    square: Params
+
+
+def _adamw(config: Any, learning_rates: np.ndarray, treated: Treatments) -> optax.GradientTransformation:
+    """torch.optim.AdamW: p ← p - lr (m̂ / (√v̂ + ε) + decay p).
+
+    Its bias corrections 1 - βᵗ are tables computed in float64: in float32 the first is off by 1e-5, which is what a
+    float32 training would drift from the reference by.
+    """
+    taken = np.arange(1, len(learning_rates) + 1)
+    tables = [jnp.asarray(x) for x in (learning_rates, 1 - config.b1**taken, 1 - config.b2**taken)]
+
+    def init(params: Params) -> AdamState:
+        zeros = {path: jnp.zeros_like(leaf) for path, leaf in _trained(params).items()}
+        moments = traverse_util.unflatten_dict(zeros)
+        return AdamState(jnp.zeros((), jnp.int32), moments, jax.tree.map(jnp.zeros_like, moments))
+
+    def update(gradients: Params, state: AdamState, params: Params | None = None) -> tuple[Params, AdamState]:
+        rate, mean_correction, square_correction = (
+            table[jnp.minimum(state.count, len(table) - 1)] for table in tables
+        )
+        gradient, value = _trained(gradients), traverse_util.flatten_dict(params)
+        mean, square = map(traverse_util.flatten_dict, (state.mean, state.square))
+        mean = {path: config.b1 * m + (1 - config.b1) * gradient[path] for path, m in mean.items()}
+        square = {path: config.b2 * v + (1 - config.b2) * gradient[path] ** 2 for path, v in square.items()}
+
+        def step(path: LeafPath) -> jax.Array:
+            if not treated[path].train:
+                return jnp.zeros_like(value[path])
+            scaled = mean[path] / mean_correction
+            scaled /= jnp.sqrt(square[path] / square_correction) + config.eps
+            change = scaled + treated[path].decay * value[path]
+            return (-rate * treated[path].lr * change).astype(value[path].dtype)
+
+        updates = traverse_util.unflatten_dict({path: step(path) for path in value})
+        moments = map(traverse_util.unflatten_dict, (mean, square))
+        return updates, AdamState(state.count + 1, *moments)
+
+    def _trained(tree: Params) -> dict[LeafPath, jax.Array]:
+        return {path: leaf for path, leaf in traverse_util.flatten_dict(tree).items() if treated[path].train}
+
+    return optax.GradientTransformation(init, update)
 
 
 def learning_rates(optim: Any, schedule: Any, steps_per_epoch: int) -> np.ndarray:
@@ -70,35 +187,47 @@ def learning_rates(optim: Any, schedule: Any, steps_per_epoch: int) -> np.ndarra
 
 
 def cosine(
-    t: float,
-    *,
-    peak: float,
-    low: float,
-    epochs: int,
-    warmup_epochs: float = 0,
-    warmup_lr: float = 0.0,
-    cycle_mul: float = 1.0,
-    cycle_limit: int = 0,
-    cycle_decay: float = 1.0,
+    t: float, *, peak: float, low: float, epochs: int, warmup_epochs: float = 0, warmup_lr: float = 0.0
 ) -> float:
-    """Learning rate at time t, in epochs (reference scheduler/cosine_lr.py:69-100).
+    """Learning rate at time t, in epochs (reference scheduler/cosine_lr.py:69-100, its first cycle).
 
-    Linear warm-up from warmup_lr, then cosine cycles of `epochs` epochs counted from the end of the warm-up, so
-    that with a warm-up the last epoch of a run lies before the end of the cycle (as in the reference). Each cycle
-    is `cycle_mul` times longer and its peak and floor `cycle_decay` times lower than the last; after `cycle_limit`
-    cycles (0: no limit) the rate stays at `low`.
+    Linear warm-up from warmup_lr, then half a cosine of `epochs` epochs counted from the end of the warm-up, so that
+    with a warm-up the last epoch of a run lies before the cosine's end (as in the reference).
     """
     if t < warmup_epochs:
         return warmup_lr + t * (peak - warmup_lr) / warmup_epochs
-    t -= warmup_epochs
-    if cycle_mul == 1:
-        cycle = int(t // epochs)
-        length, since = float(epochs), t - epochs * cycle
-    else:
-        cycle = math.floor(math.log(1 - t / epochs * (1 - cycle_mul), cycle_mul))
-        length = cycle_mul**cycle * epochs
-        since = t - (1 - cycle_mul**cycle) / (1 - cycle_mul) * epochs
-    if cycle_limit and cycle >= cycle_limit:
-        return low
-    scale = cycle_decay**cycle
-    return scale * (low + (peak - low) * (1 + math.cos(math.pi * since / length)) / 2)
+    return low + (peak - low) * (1 + math.cos(math.pi * (t - warmup_epochs) / epochs)) / 2
+
+
+def _read_rule(line: str) -> Rule:
+    pattern, *settings = line.split()
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        try:
+            values[key] = {"lr": _factor, "decay": _factor, "train": _switch}[key](value)
+        except (KeyError, ValueError):
+            raise InputError(
+                f"config.optim.rules: '{setting}' is none of lr=NUMBER, decay=NUMBER and train=true|false, in '{line}'"
+            ) from None
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"config.optim.rules: '{pattern}' is no regular expression ({error})") from error
+    return Rule(pattern, **values)
+
+
+def _factor(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+def _switch(text: str) -> bool:
+    return {"true": True, "false": False}[text.lower()]
+
+
+def _name(path: LeafPath) -> str:
+    """'image/ln_pre/scale' of ('model', 'image', 'ln_pre', 'scale'); scalars keep their first part."""
+    return "/".join(path if path[0] == SCALARS else path[1:])

@@ -1,67 +1,88 @@
-"""One training step and the encoding passes: pure functions, and how the step is compiled."""
+"""One training step: a pure function, and how it is compiled."""
 
 import dataclasses
 import functools
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cusa_jax import objective, temperatures
+from cusa_jax import objective, optim, scalars, similarity
 from cusa_jax.accumulate import in_micro_batches
-from cusa_jax.data.images import normalise
-from cusa_jax.models.dual_encoder import DualEncoder
-from cusa_jax.teachers.control import teacher_features
-from cusa_jax.temperatures import Temperature
-from cusa_jax.types import Batch, Embeddings, Params, Teachers, TrainState
+from cusa_jax.losses.term import Compared
+from cusa_jax.models.student import Embeds, Encoded, ModelState, Side, Student, Variables
+from cusa_jax.scalars import Scalar
+from cusa_jax.teachers.apply import teacher_features
+from cusa_jax.types import Batch, Params, Teachers, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What stays the same from step to step: everything that the compiled step is specialised to.
 
-    loss: `config.loss`. groups: problems of local negatives per batch; 1 is global negatives.
-    teachers: None trains on the contrastive loss alone.
+    scalars: of the losses. treatments: how each parameter is trained. loss: `config.loss`. groups: problems of local
+    negatives per batch; 1 is global negatives. teachers: None trains on terms without soft labels.
     micro_batches: parts in which a batch is encoded, one after another. mesh: the devices its rows are split over;
-    only tiled losses and micro-batches ask for it, and None is one device.
+    only tiled losses and micro-batches ask for it, and None is one device. seed: of dropout and the like.
     """
 
-    model: DualEncoder
-    temperatures: dict[str, Temperature]
+    student: Student
+    scalars: dict[str, Scalar]
+    treatments: optim.Treatments
     optimizer: optax.GradientTransformation
     loss: Any
     groups: int = 1
     teachers: Teachers | None = None
     micro_batches: int = 1
     mesh: Mesh | None = None
+    seed: int = 0
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The sides in training mode: one whose parameters are all frozen is encoded as in evaluation."""
+        trained = {path[1] for path, treatment in self.treatments.items() if treatment.train}
+        return tuple(side for side in get_args(Side) if side in trained)
+
+
+def make_recipe(
+    student: Student, loss: Any, settings: Any, learning_rates: np.ndarray, **rest: Any
+) -> Recipe:
+    """The recipe of a student and `config.loss` under AdamW. settings: `config.optim`. rest: further fields.
+
+    learning_rates: float64 [steps], one for each.
+    """
+    specifications = scalars.specifications(loss)
+    shapes = {
+        "model": jax.eval_shape(student.init, jax.random.key(0))["params"],
+        optim.SCALARS: {name: jax.ShapeDtypeStruct((), np.float32) for name in specifications},
+    }
+    rules = optim.read_rules(settings.rules, settings.freeze)
+    treatments = optim.treatments(shapes, rules, specifications, settings.weight_decay)
+    optimizer = optim.optimizer(settings, learning_rates, treatments)
+    return Recipe(student, specifications, treatments, optimizer, loss, **rest)
 
 
 def train_step(
     state: TrainState, teacher_params: Params, batch: Batch, *, recipe: Recipe
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Clamp temperatures, compare student and teachers, update. Returns the new state and float32 [] metrics.
+    """Clamp scalars, compare student and teachers, update. Returns the new state and float32 [] metrics.
 
     teacher_params: {'image': …, 'text': …}, frozen; None without teachers. batch: rows over all devices.
     """
-    taus = temperatures.clamp(state.params["taus"], recipe.temperatures)
-    params = {"model": state.params["model"], "taus": taus}
-    labels = frozen_features(teacher_params, batch, recipe)
+    clamped = scalars.clamp(state.params["scalars"], recipe.scalars)
+    params = {"model": state.params["model"], "scalars": clamped}
+    teacher = frozen_features(teacher_params, batch, recipe)
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
 
-    def encode(params: Params, rows: Batch) -> tuple[Embeddings, Params]:
-        variables = {"params": params, **state.model_state}
-        pixels, mutable = normalise(rows.image), list(state.model_state)
-        return cast(tuple, recipe.model.apply(variables, pixels, rows.tokens, train=True, mutable=mutable))
-
-    def loss(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], Params]]:
-        encoder = functools.partial(encode, params["model"])
-        embeddings, model_state = in_micro_batches(encoder, batch, recipe.micro_batches, recipe.mesh)
-        ids, taus = batch.image_index, params["taus"]
-        total, terms = objective.of_embeddings(
-            embeddings, labels, ids, taus, recipe.loss, groups=recipe.groups, mesh=recipe.mesh
-        )
-        return total, (terms, model_state)
+    def loss(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], ModelState]]:
+        params = optim.stop_frozen(params, recipe.treatments)
+        variables = {"params": params["model"], **state.model_state}
+        encoded, variables = encode(variables, batch, key, recipe)
+        total, terms, variables = compare(variables, encoded, teacher, batch, params["scalars"], key, recipe)
+        return total, (terms, {name: variables[name] for name in state.model_state})
 
     (total, (terms, model_state)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, params)
@@ -70,12 +91,47 @@ def train_step(
         **{f"loss_{name}": value for name, value in terms.items()},
         "gradient_norm": optax.tree.norm(gradients),
         "update_norm": optax.tree.norm(updates),
-        **{f"tau_{name}": tau for name, tau in taus.items()},
+        **clamped,
     }
     if batch.replaced is not None:
         metrics["rows_replaced"] = batch.replaced.sum()
     params = optax.apply_updates(params, updates)
     return TrainState(state.step + 1, params, model_state, opt_state), metrics
+
+
+def encode(variables: Variables, batch: Batch, key: jax.Array, recipe: Recipe) -> tuple[Encoded, Variables]:
+    """Both sides of a batch in micro-batches, each with randomness of its own; and the variables as they then are."""
+
+    def part(rows: Batch, number: Any) -> tuple[Encoded, ModelState]:
+        return recipe.student.encode(
+            variables, rows.image, rows.tokens, train=recipe.sides, rngs=_rngs(key, number)
+        )
+
+    encoded, changed = in_micro_batches(part, batch, recipe.micro_batches, recipe.mesh)
+    return encoded, {**variables, **changed}
+
+
+def compare(
+    variables: Variables,
+    encoded: Encoded,
+    teacher: tuple[jax.Array, jax.Array] | None,
+    batch: Batch,
+    values: dict[str, jax.Array],
+    key: jax.Array,
+    recipe: Recipe,
+) -> tuple[jax.Array, dict[str, jax.Array], Variables]:
+    """(weighted sum of the terms, the terms, the variables as they then are). values: of the losses' scalars."""
+    ids, groups = batch.image_index, recipe.groups
+    if recipe.loss.tile and groups == 1:
+        embeddings = cast(Embeds, recipe.student).embeddings(encoded)
+        tiled = objective.of_embeddings(embeddings, teacher, ids, values, recipe.loss, mesh=recipe.mesh)
+        return *tiled, variables
+    similarities, changed = recipe.student.compare(
+        variables, encoded, groups=groups, train=True, rngs=_rngs(key, recipe.micro_batches)
+    )
+    labels = None if teacher is None else similarity.teacher(*teacher, groups=groups)
+    compared = Compared(similarities, labels, similarity.group_ids(ids, groups))
+    return *objective.objective(compared, values, recipe.loss), {**variables, **changed}
 
 
 def jitted(recipe: Recipe, donate: bool = True) -> Any:
@@ -97,22 +153,24 @@ def frozen_features(
     """The teachers' features of a batch, without gradient; None where the recipe has no teachers."""
     if recipe.teachers is None:
         return None
-    teach = functools.partial(teacher_features, recipe.teachers, teacher_params)
-    return jax.lax.stop_gradient(in_micro_batches(teach, batch, recipe.micro_batches, recipe.mesh))
+    teachers = recipe.teachers
+
+    def part(rows: Batch, _number: Any) -> tuple[jax.Array, jax.Array]:
+        return teacher_features(teachers, teacher_params, rows)
+
+    return jax.lax.stop_gradient(in_micro_batches(part, batch, recipe.micro_batches, recipe.mesh))
 
 
-def init_state(recipe: Recipe, variables: Params) -> TrainState:
-    """State before the first step. variables: the model's, {'params': …} and other collections."""
+def init_state(recipe: Recipe, variables: Variables, values: dict[str, Any] | None = None) -> TrainState:
+    """State before the first step. variables: the student's. values: scalars that do not start anew."""
     model_state = {name: collection for name, collection in variables.items() if name != "params"}
-    params = {"model": variables["params"], "taus": temperatures.init(recipe.temperatures)}
+    start = scalars.init(recipe.scalars)
+    start |= {
+        name: jnp.asarray(value, start[name].dtype) for name, value in (values or {}).items() if name in start
+    }
+    params = {"model": variables["params"], "scalars": start}
     return TrainState(jnp.zeros((), jnp.int32), params, model_state, recipe.optimizer.init(params))
 
 
-def encode_images(variables: Params, images: jax.Array, *, model: DualEncoder) -> tuple[jax.Array, jax.Array]:
-    """uint8 [B, H, W, 3] -> (cross-modal, uni-modal) embeddings [B, E], not normalised."""
-    return cast(tuple, model.apply(variables, normalise(images), method="encode_image"))
-
-
-def encode_texts(variables: Params, tokens: jax.Array, *, model: DualEncoder) -> tuple[jax.Array, jax.Array]:
-    """int32 [B, L] -> (cross-modal, uni-modal) embeddings [B, E], not normalised."""
-    return cast(tuple, model.apply(variables, tokens, method="encode_text"))
+def _rngs(key: jax.Array, part: Any) -> dict[str, jax.Array]:
+    return {"dropout": jax.random.fold_in(key, part)}

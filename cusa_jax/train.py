@@ -1,8 +1,11 @@
-"""The training loop: resume, step, log, validate, checkpoint; at the end, test the best model once and report."""
+"""The training loop: resume, step, log, validate, checkpoint. What comes after it is in finish.py."""
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,104 +14,156 @@ from absl import logging
 
 from cusa_jax import sharding
 from cusa_jax.checkpoint import Checkpoints
-from cusa_jax.config import validate
 from cusa_jax.distributed import is_first, stop_requests, together
 from cusa_jax.errors import Diverged, InputError
 from cusa_jax.evaluation.retrieval import Evaluator
-from cusa_jax.evaluation.retrieval import metrics as split_metrics
 from cusa_jax.experiment import Experiment, build
-from cusa_jax.report.page import gather, write_report
+from cusa_jax.keys import Config
+from cusa_jax.models import families
 from cusa_jax.runlog import RunLog
 from cusa_jax.step import jitted
-from cusa_jax.types import TrainState
-from cusa_jax.workdir import RESULTS, check_owner, claimed, read_json, write_json
+from cusa_jax.types import Params, TrainState
+from cusa_jax.workdir import check_owner, claimed
 
-_STEPS_AHEAD = 2  # that the host gives to the devices before they are done
+# How many steps the host gives to the devices before they are done.
+_STEPS_AHEAD = 2
 
 
-def train(config: Any, workdir: Path) -> dict[str, float] | None:
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A training that came to its end.
+
+    variables: of the model that validated best, on the mesh. step, r_mean: when that was, and its validation.
+    """
+
+    run: Experiment
+    variables: Params
+    step: int
+    r_mean: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopped:
+    """A training that SIGTERM or SIGINT asked to stop: everything was saved at `step`, and the same call continues."""
+
+    step: int
+
+
+def train(config: Config, workdir: Path) -> Trained | Stopped:
     """Runs or continues the training that `config` describes, in `workdir`.
 
-    Returns the test metrics of the model that validated best, which results.json holds too (a finished run is not
-    evaluated again); None where SIGTERM or SIGINT asked to stop: everything was saved, and the same call continues.
     Raises InputError for bad input, Diverged where a loss, gradient or update is not finite.
     """
-    validate(config)
-    check_owner(workdir, config)
-    if (workdir / RESULTS).exists():
-        if is_first():
-            print(f"finished: {workdir / RESULTS} holds the results", flush=True)
-        return read_json(workdir / RESULTS)["test"]
+    values = dataclasses.asdict(config)
+    check_owner(workdir, values)
     run = build(config)
-    step_function = together(jitted(run.recipe))
-    evaluate = Evaluator(run.recipe.model, run.mesh, config)
-
-    described = {"config": config.to_dict(), "clip": dataclasses.asdict(run.recipe.model.clip)}
+    student = run.recipe.student
+    described = {
+        "config": values,
+        "student": families.describe(student.family, student.sizes),
+    }
     with (
-        claimed(workdir, config),
+        claimed(workdir, values),
         contextlib.closing(Checkpoints(workdir, described, config.checkpoint.keep)) as checkpoints,
-        contextlib.closing(run.batches) as batches,
+        contextlib.closing(run.batches),
         stop_requests() as stop_requested,
     ):
-        state, progress = _resume_or_start(run, checkpoints, config.data.path)
-        step, last_step = int(state.step), config.schedule.epochs * run.steps_per_epoch
-        _announce(run, config, step, last_step)
-        with contextlib.closing(
-            RunLog(workdir, last_step, run.steps_per_epoch, config.batch_size, start=step)
-        ) as log:
-
-            def select() -> None:
-                """Validates, and keeps the best model so far."""
-                metrics = evaluate(state.variables, run.splits["val"])
-                log.evaluated(step, "val", metrics)
-                if metrics["r_mean"] > progress["r_mean"]:
-                    progress.update(step=step, r_mean=metrics["r_mean"])
-                    checkpoints.save_best(step, state, metrics)
-
-            if step and step % run.steps_per_epoch == 0:
-                select()  # the checkpoint was written before it
-            unchecked: list[dict[str, jax.Array]] = []  # metrics of the last steps, still on device
-            first, stop = step + 1, False
-            while step < last_step and not stop:
-                rows = sharding.put_batch(next(batches), run.mesh)
-                state, metrics = step_function(state, run.teacher_params, rows)
-                step += 1
-                unchecked.append(metrics)
-                # Without a bound all batches up to the next line of the log would wait on the devices.
-                if len(unchecked) > _STEPS_AHEAD:
-                    jax.block_until_ready(unchecked[-1 - _STEPS_AHEAD])
-                if step == first:
-                    log.start_clock(step, metrics)
-
-                stop = stop_requested(step)
-                end_of_epoch = step % run.steps_per_epoch == 0
-                save = end_of_epoch or stop or step % config.checkpoint.every_steps == 0
-                if save or step % config.log.every_steps == 0:
-                    latest = _check_finite(unchecked, step, checkpoints)
-                    unchecked.clear()
-                if step % config.log.every_steps == 0:
-                    log.train(step, latest | {"learning_rate": float(run.learning_rates[step - 1])})
-                if save:
-                    checkpoints.save(state, batches, progress)
-                if end_of_epoch and not stop:
-                    select()
-            if stop:
-                logging.warning("stopped at step %d, saved; the same command continues", step)
-                return None
-            variables = checkpoints.restore_best(progress["step"], run.abstract_state)
-            embedded = evaluate.embed(variables, run.splits["test"])
-            metrics = split_metrics(embedded, run.splits["test"])
-            if is_first():
-                results = {"best_step": progress["step"], "val_r_mean": progress["r_mean"], "test": metrics}
-                write_json(workdir / RESULTS, results)
-            log.evaluated(progress["step"], "test", metrics)
-            write_report(workdir, gather(run, variables, embedded))
-            return metrics
+        state, progress = _resume_or_start(run, checkpoints)
+        _announce(run, int(state.step))
+        log = RunLog(workdir, run.last_step, run.steps_per_epoch, config.batch_size, start=int(state.step))
+        with contextlib.closing(log):
+            stopped = _loop(run, workdir, state, progress, checkpoints, log, stop_requested)
+        if stopped:
+            logging.warning("stopped at step %d, saved; the same command continues", stopped.step)
+            return stopped
+        variables = checkpoints.restore_best(progress["step"], run.abstract_state)
+        return Trained(run, variables, progress["step"], progress["r_mean"])
 
 
-def _resume_or_start(
-    run: Experiment, checkpoints: Checkpoints, data: str
-) -> tuple[TrainState, dict[str, Any]]:
+def _loop(
+    run: Experiment,
+    workdir: Path,
+    state: TrainState,
+    progress: dict[str, Any],
+    checkpoints: Checkpoints,
+    log: RunLog,
+    stop_requested: Callable[[int], bool],
+) -> Stopped | None:
+    """Steps from `state` to the last one, or until a stop is requested; keeps `progress` up to date."""
+    config, step, first = run.config, int(state.step), int(state.step) + 1
+    train_step, evaluate = together(jitted(run.recipe)), Evaluator(run.recipe.student, run.mesh, config)
+    recent = _Recent(checkpoints)
+
+    def select() -> None:
+        """Validates, and keeps the best model so far."""
+        metrics = evaluate(state.variables, run.splits["val"])
+        log.evaluated(step, "val", metrics)
+        if metrics["r_mean"] > progress["r_mean"]:
+            progress.update(step=step, r_mean=metrics["r_mean"])
+            checkpoints.save_best(step, state, metrics)
+
+    if step and step % run.steps_per_epoch == 0:
+        # The checkpoint was written before its validation.
+        select()
+    while step < run.last_step:
+        batch = sharding.put_batch(next(run.batches), run.mesh)
+        state, metrics = train_step(state, run.teacher_params, batch)
+        step += 1
+        recent.add(metrics)
+        if step == first:
+            log.start_clock(step, metrics)
+        stop, end_of_epoch = stop_requested(step), step % run.steps_per_epoch == 0
+        save = end_of_epoch or stop or step % config.checkpoint.every_steps == 0
+        report = step in (first, run.last_step) or step % config.log.every_steps == 0
+        if save or report:
+            latest = recent.check(step)
+        if report:
+            log.train(step, latest | {"learning_rate": float(run.learning_rates[step - 1])})
+        if save:
+            checkpoints.save(state, run.batches, progress)
+        if stop:
+            return Stopped(step)
+        if end_of_epoch:
+            select()
+    return None
+
+
+class _Recent:
+    """Metrics of the last steps, which are still on the devices."""
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints, self._metrics = checkpoints, list[dict[str, jax.Array]]()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Waits for the step before the last few: without a bound all batches up to the next report would queue."""
+        self._metrics.append(metrics)
+        if len(self._metrics) > _STEPS_AHEAD:
+            jax.block_until_ready(self._metrics[-1 - _STEPS_AHEAD])
+
+    def check(self, step: int) -> dict[str, float]:
+        """The newest, of `step`, as floats; the others are forgotten.
+
+        Raises Diverged naming the first step and quantity that is not finite.
+        """
+        values = [{name: float(x) for name, x in one.items()} for one in jax.device_get(self._metrics)]
+        self._metrics.clear()
+        for when, metrics in enumerate(values, start=step - len(values) + 1):
+            not_finite = [name for name, value in metrics.items() if not math.isfinite(value)]
+            if not_finite:
+                # The terms come before their sum and the gradient: name the cause, not the consequence.
+                name = next((name for name in not_finite if name.startswith("loss_")), not_finite[0])
+                raise Diverged(
+                    f"step {when}: {name} is {metrics[name]}; training stopped, {self._last_good()}. Lower "
+                    "config.optim.lr or set config.optim.clip_norm, in another --workdir"
+                )
+        return values[-1]
+
+    def _last_good(self) -> str:
+        newest = self._checkpoints.newest()
+        return f"the last good checkpoint is {newest}" if newest else "before the first checkpoint"
+
+
+def _resume_or_start(run: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
     """The state to train from, and the progress beside it: the best validation so far, and which data it saw."""
     restored = checkpoints.restore(run.abstract_state, run.batches)
     if restored is None:
@@ -116,39 +171,20 @@ def _resume_or_start(
     state, progress = restored
     if progress["data"] != run.data_fingerprint:
         raise InputError(
-            f"{data}: the training captions have changed since this run began; bring the old ones back, or choose "
-            "another --workdir"
+            f"{run.config.data.path}: the training captions have changed since this run began; bring the old ones "
+            "back, or choose another --workdir"
         )
     return state, progress
 
 
-def _announce(run: Experiment, config: Any, step: int, last_step: int) -> None:
+def _announce(run: Experiment, step: int) -> None:
     if is_first():
         train = run.splits["train"]
         print(
-            f"{len(train.captions)} captions of {len(train.table.image_ids)} images | {last_step} steps of "
-            f"{config.batch_size} pairs, {run.steps_per_epoch} an epoch | "
+            f"{len(train.captions)} captions of {len(train.table.image_ids)} images | {run.last_step} steps of "
+            f"{run.config.batch_size} pairs, {run.steps_per_epoch} an epoch | "
             f"{run.mesh.size} x {jax.devices()[0].device_kind}",
             f"continuing from step {step}" if step else "compiling the train step",
             sep="\n",
             flush=True,
         )
-
-
-def _check_finite(
-    unchecked: list[dict[str, jax.Array]], step: int, checkpoints: Checkpoints
-) -> dict[str, float]:
-    """The newest of `unchecked` as floats. Raises Diverged naming the first step and quantity that is not finite."""
-    values = [{name: float(x) for name, x in metrics.items()} for metrics in jax.device_get(unchecked)]
-    for when, metrics in enumerate(values, start=step - len(values) + 1):
-        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if bad:
-            # The terms come before their sum and the gradient: name the cause, not the consequence.
-            name = next((name for name in bad if name.startswith("loss_")), bad[0])
-            newest = checkpoints.newest()
-            kept = f"the last good checkpoint is {newest}" if newest else "before the first checkpoint"
-            raise Diverged(
-                f"step {when}: {name} is {metrics[name]}; training stopped, {kept}. Lower config.optim.lr or set "
-                "config.optim.clip_norm, in another --workdir"
-            )
-    return values[-1]

@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from flax import struct
 
+from cusa_jax.inputs import Pixels
+
 Params = Any  # a pytree of arrays
 Array = Any  # numpy on the host, jax.Array on device
 
@@ -66,12 +68,13 @@ class Similarities:
     `image_text` directly.
 
     image_text: S[i, t] between image i and caption t.
-    image_image, text_text: between the images, and between the captions; the diagonal is kept.
+    image_image, text_text: between the images, and between the captions; the diagonal is kept. None of a model that
+        has no uni-modal similarities, which terms that read them refuse.
     """
 
     image_text: jax.Array
-    image_image: jax.Array
-    text_text: jax.Array
+    image_image: jax.Array | None = None
+    text_text: jax.Array | None = None
 
 
 @struct.dataclass
@@ -84,24 +87,25 @@ class SoftLabels:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A frozen uni-modal encoder as a pure function, called inside the jitted train step.
+    """A frozen uni-modal encoder: a pure function, called inside the jitted train step.
+
+    Its parameters are apart, as in Flax: who loads a teacher returns (teacher, params), params being a pytree of
+    arrays (float32; of stored features their table as it is stored).
 
     name: for messages and logs.
-    params: pytree of arrays, float32; of stored features their table as it is stored. Shapes where none is run.
     apply: (params, inputs) -> features [B, D] in float32; pure, traceable.
     inputs: what `apply` takes beside params:
-        'pixels'  uint8 [B, image_size, image_size, 3];
+        'pixels'  uint8 [B, image.size, image.size, 3];
         'text'    {'input_ids', 'attention_mask'} int32 [B, L];
         'index'   int32 [B], image (or caption) numbers: the features were computed beforehand.
-    image_size: pixels per side, for 'pixels'.
-    tokenize: for 'text': captions -> {'input_ids', 'attention_mask'} int32 [N, L], padded to the longest.
+    image: for 'pixels', what is to be delivered; `apply` itself subtracts the mean and divides by the std.
+    tokenize: for 'text', captions -> {'input_ids', 'attention_mask'} int32 [N, L], padded to the longest.
     """
 
     name: str
-    params: Params
     apply: Callable[[Params, Any], jax.Array]
     inputs: Literal["pixels", "text", "index"]
-    image_size: int | None = None
+    image: Pixels | None = None
     tokenize: Callable[[list[str]], dict[str, np.ndarray]] | None = None
 
 

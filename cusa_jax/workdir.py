@@ -1,8 +1,7 @@
 """The folder of a run: config.json says whose it is, results.json that it is finished, a lock that it is in use."""
 
 import contextlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,11 @@ FREE_KEYS = (
 )  # fmt: skip
 
 
-def check_owner(workdir: Path, config: Any) -> None:
-    """Raises InputError where a training is in `workdir`, or naming the keys where it is another configuration's."""
+def check_owner(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises InputError where a training is in `workdir`, or naming the keys where it is another configuration's.
+
+    config: the settings as nested mappings.
+    """
     check_free(workdir / LOCK, str(workdir))
     path = workdir / CONFIG
     if path.exists() and (differing := differences(read_json(path), config, path)):
@@ -35,7 +37,7 @@ def check_owner(workdir: Path, config: Any) -> None:
         )
 
 
-def differences(theirs: Any, ours: Any, where: Path) -> str:
+def differences(theirs: Any, ours: Mapping[str, Any], where: Path) -> str:
     """Which keys make two configurations two runs, as 'key old -> new; …', or ''.
 
     theirs: as it was read from `where`; keys that did not exist when it was written have their defaults.
@@ -47,7 +49,7 @@ def differences(theirs: Any, ours: Any, where: Path) -> str:
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: Any) -> Iterator[None]:
+def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
     """Makes `workdir` this configuration's, and keeps other trainings out of it for as long as the context lasts.
 
     Raises InputError where another training is in it, where it cannot be written to, and where, later on, the disk
@@ -59,7 +61,7 @@ def claimed(workdir: Path, config: Any) -> Iterator[None]:
         stack.enter_context(held(workdir / LOCK, str(workdir)))
         if is_first():
             try:
-                write_json(workdir / CONFIG, json.loads(config.to_json()))
+                write_json(workdir / CONFIG, config)
             except OSError as error:
                 raise InputError(f"--workdir={workdir}: {error.strerror}") from error
         yield
@@ -80,3 +82,11 @@ def _write_errors(workdir: Path) -> Iterator[None]:
         raise InputError(
             f"{workdir}: cannot be written to ({reason}); what was saved last is kept, and the same command continues"
         ) from error
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """results.json of a finished run. Raises InputError where there is none."""
+    path = workdir / RESULTS
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the run is not finished, its train command continues it")
+    return read_json(path)

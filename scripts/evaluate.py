@@ -13,14 +13,16 @@ from typing import Any
 
 from absl import flags, logging
 
-from cusa_jax.command import errors_in_one_line, script
-from cusa_jax.config import nearest
+from cusa_jax.command import script
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.evaluation.open_source import open_source
-from cusa_jax.evaluation.results import Evaluated, comparison, comparison_table, record, table
-from cusa_jax.evaluation.suites import SUITES, Data, Suites
+from cusa_jax.evaluation.record import Evaluated, comparison, comparison_table, record, table
+from cusa_jax.evaluation.suite import Evaluation, Folders
+from cusa_jax.evaluation.suites import SUITES
 from cusa_jax.report.page import REPORT, write_evaluation
-from cusa_jax.workdir import RESULTS, write_json
+from cusa_jax.settings import nearest
+from cusa_jax.jsonfile import write_json
+from cusa_jax.workdir import RESULTS
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "Folder of a run, of a Hugging Face CLIP or of a sentence encoder."
@@ -52,10 +54,10 @@ def main(argv: list[str]) -> None:
         evaluated = [_evaluate(path) for path in sources]
         results = [record(one) for one in evaluated]
         print("\n\n".join(map(table, results)))
-        if any(one.figures for one in evaluated):
+        if any(one.results for one in evaluated):
             _write(Path(OUT.value), evaluated, results)
         for one in evaluated:
-            if not one.figures:
+            if not one.results:
                 raise InputError(
                     f"{one.model}: nothing was evaluated, as every suite was skipped (why: above)"
                 )
@@ -79,14 +81,14 @@ def _evaluate(path: str) -> Evaluated:
             f"--data: {roots[0]} and {roots[1]}: only one folder can be the root; name others NAME=PATH"
         )
     elsewhere = dict(entry.split("=", 1) for entry in DATA.value if "=" in entry)
-    suites = Suites(source, Data(roots[0] if roots else "", elsewhere))
-    done, skipped = {}, {}
+    evaluation = Evaluation(source, Folders(SUITES.values(), roots[0] if roots else "", elsewhere))
+    results, skipped = {}, {}
     for suite in SUITE.value:
         try:
-            done[suite] = suites.run(suite)
+            results[suite] = SUITES[suite].run(evaluation)
         except InputError as error:
             skipped[suite] = one_line(error)
-    return Evaluated(path, done, skipped, source.architecture)
+    return Evaluated(path, results, skipped, source.architecture)
 
 
 if __name__ == "__main__":

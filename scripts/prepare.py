@@ -12,8 +12,9 @@ from absl import flags
 
 from cusa_jax.command import run
 from cusa_jax.data.prepared import prepare
+from cusa_jax.data.splits import provide
 from cusa_jax.errors import InputError
-from cusa_jax.experiment import load_splits
+from cusa_jax.experiment import clip_inputs, load_splits
 from cusa_jax.models.clip import PRESETS
 from cusa_jax.weights.formats import read_weights
 
@@ -25,14 +26,10 @@ def main(config, _config_name: str) -> None:
         raise InputError("config.data.path is empty: name the folder to prepare, --config.data.path=FOLDER")
     if config.model.name not in PRESETS and not config.init_from:
         raise InputError(f"config.model.name must say for which model: {', '.join(PRESETS)}")
+    provide(config.data.path, config.data.world)
     clip = PRESETS.get(config.model.name) or read_weights(config.init_from, config.model.activation).clip
-    prepare(
-        Path(OUT.value),
-        load_splits(config, clip),
-        image_size=clip.image_size,
-        context_length=clip.context_length,
-        on_bad_image=config.data.on_bad_image,
-    )
+    splits = load_splits(config, clip)
+    prepare(Path(OUT.value), splits, clip_inputs(clip), on_bad_image=config.data.on_bad_image)
     print(f"prepared: train with --config.data.path={OUT.value}")
 
 

@@ -22,6 +22,7 @@ from cusa_jax.data.images import load_image
 from cusa_jax.data.tokenize import ClipTokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError, one_line
+from cusa_jax.inputs import Pixels
 from cusa_jax.report.page import write_search
 from cusa_jax.search import index
 from cusa_jax.search.query import top_k
@@ -77,11 +78,11 @@ def query(file: Path, text: str) -> None:
     encoder, variables, found = load(checkpoint, 1)
     index.check_model(file, origin, found, checkpoint)
     if IMAGE.value:
-        _, embedding = encoder.images(variables, load_image(IMAGE.value, encoder.image_size)[None])
+        _, embedding = encoder.images(variables, load_image(IMAGE.value, encoder.student.inputs.image)[None])
     else:
-        tokens, cut = ClipTokenizer()(clean_captions([text]), encoder.context_length)
+        tokens, cut = ClipTokenizer()(clean_captions([text]), encoder.student.inputs.text.length)
         if cut:
-            print(f"the text was cut to {encoder.context_length} tokens", file=sys.stderr)
+            print(f"the text was cut to {encoder.student.inputs.text.length} tokens", file=sys.stderr)
         embedding, _ = encoder.texts(variables, tokens)
     scores, numbers = top_k(embedding, embeddings, K.value)
     hits = [(float(score), photos[number]) for score, number in zip(scores[0], numbers[0], strict=True)]

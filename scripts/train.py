@@ -9,9 +9,8 @@ from pathlib import Path
 
 from absl import flags
 
-from cusa_jax import distributed
+from cusa_jax import distributed, finish
 from cusa_jax.command import run
-from cusa_jax.train import train
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; default runs/CONFIG[-ARGUMENT].")
 COORDINATOR = flags.DEFINE_string(
@@ -27,7 +26,7 @@ PROCESS_ID = flags.DEFINE_integer(
 
 def main(config, config_name: str) -> None:
     distributed.start(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
-    train(config, Path(WORKDIR.value or f"runs/{config_name}"))
+    finish.run(config, Path(WORKDIR.value or f"runs/{config_name}"))
 
 
 if __name__ == "__main__":

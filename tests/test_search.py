@@ -21,8 +21,9 @@ from cusa_jax.data.tokenize import ClipTokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.experiment import build_model
+from cusa_jax.inputs import Pixels
+from cusa_jax.scalars import specifications
 from cusa_jax.search.index import fingerprint
-from cusa_jax.temperatures import temperatures
 from cusa_jax.types import TrainState
 from cusa_jax.weights.formats import load_model
 
@@ -37,7 +38,7 @@ def trained(tmp_path_factory):
     config.model.name = "toy"
     workdir = tmp_path_factory.mktemp("run") / "run"
     model, variables = build_model(config)
-    taus = {name: jax.numpy.float32(spec.init) for name, spec in temperatures(config.loss).items()}
+    taus = {name: jax.numpy.float32(spec.init) for name, spec in specifications(config.loss).items()}
     state = TrainState(jax.numpy.int32(3), {"model": variables["params"], "taus": taus}, {}, ())
     described = {"config": config.to_dict(), "clip": dataclasses.asdict(model.clip)}
     checkpoints = Checkpoints(workdir, described, 1)
@@ -65,7 +66,7 @@ def embeddings(model, variables, photos, text):
     def apply(method, x):
         return model.apply(variables, x, method=method)
 
-    pixels = [load_image(path, 32) for path in sorted(photos.glob("*.png"))]
+    pixels = [load_image(path, Pixels(32)) for path in sorted(photos.glob("*.png"))]
     images = [apply("encode_image", normalise(picture[None])) for picture in pixels]
     texts = [apply("encode_text", ClipTokenizer()([text])[0])]
     both = [np.concatenate([np.asarray(pair[head], np.float64) for pair in rows])
@@ -95,7 +96,7 @@ def test_batches_of_any_size_give_each_rows_own_embedding(trained, photos):
     _, model, variables = trained
     encoder = Encoder(model, sharding.make_mesh(), 3)
     assert encoder.batch_size == 8  # a row on each device
-    pixels = np.stack([load_image(path, 32) for path in sorted(photos.glob("*.png"))])
+    pixels = np.stack([load_image(path, Pixels(32)) for path in sorted(photos.glob("*.png"))])
     tokens, _ = ClipTokenizer()([TEXT])
     found = [*encoder.images(variables, pixels), *encoder.texts(variables, tokens)]
     for ours, expected in zip(found, embeddings(model, variables, photos, TEXT), strict=True):

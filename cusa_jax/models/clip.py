@@ -1,77 +1,45 @@
-"""CLIP's sizes and its transformer towers, for images and for text (reference clip/model.py); ResNets: resnet.py."""
-
-import dataclasses
+"""CLIP as a student: its transformer towers, for images and for text (reference clip/model.py); ResNets: resnet.py."""
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Inputs, Pixels, Text
+from cusa_jax.models.clip_sizes import PRESETS, ClipConfig, check_pixels
+from cusa_jax.models.dual_encoder import DualEncoder, DualEncoderStudent
 from cusa_jax.models.layers import LayerNorm, Transformer
+from cusa_jax.models.resnet import ModifiedResNet
+from cusa_jax.models.student import Family, Options
 
 
-@dataclasses.dataclass(frozen=True)
-class ClipConfig:
-    """Sizes of a CLIP model. Heads default to one per 64 channels, the rule of every released CLIP.
-
-    patch_size: pixels per side of what one visual token covers; 32 in every ResNet.
-    vision_width: of a ViT, or the channels behind a ResNet's stem.
-    vision_layers: blocks of a ViT; 0 in a ResNet, whose four stages have `resnet_blocks` bottlenecks each.
-    activation: of the transformers; ResNets have ReLU.
-    """
-
-    embed_dim: int
-    image_size: int
-    patch_size: int
-    vision_width: int
-    vision_layers: int
-    text_width: int
-    text_layers: int
-    context_length: int = 77
-    vocab_size: int = 49408
-    activation: str = "quick_gelu"
-    vision_heads: int = 0
-    text_heads: int = 0
-    resnet_blocks: tuple[int, ...] = ()
-
-    def __post_init__(self):
-        # A ResNet pools over the channels of its last stage: 32 times the stem's.
-        widths = {"vision": self.vision_width * (32 if self.resnet_blocks else 1), "text": self.text_width}
-        for tower, width in widths.items():
-            if not getattr(self, f"{tower}_heads"):
-                object.__setattr__(self, f"{tower}_heads", width // 64)
-        if self.image_size % self.patch_size:
-            raise InputError(
-                f"model: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
+def inputs(sizes: ClipConfig) -> Inputs:
+    """CLIP's preprocessing and tokens; attention is causal, so that padding behind a caption may be cut."""
+    return Inputs(
+        Pixels(sizes.image_size, sizes.mean, sizes.std), Text(sizes.context_length, sizes.vocab_size)
+    )
 
 
-PRESETS = {
-    "vit_b_32": ClipConfig(512, 224, 32, 768, 12, 512, 12),
-    "vit_b_16": ClipConfig(512, 224, 16, 768, 12, 512, 12),
-    "vit_l_14": ClipConfig(768, 224, 14, 1024, 24, 768, 12),
-    "vit_l_14_336": ClipConfig(768, 336, 14, 1024, 24, 768, 12),
-    "rn50": ClipConfig(1024, 224, 32, 64, 0, 512, 12, resnet_blocks=(3, 4, 6, 3)),
-    "rn101": ClipConfig(512, 224, 32, 64, 0, 512, 12, resnet_blocks=(3, 4, 23, 3)),
-    "rn50x4": ClipConfig(640, 288, 32, 80, 0, 640, 12, resnet_blocks=(4, 6, 10, 6)),
-    "rn50x16": ClipConfig(768, 384, 32, 96, 0, 768, 12, resnet_blocks=(6, 8, 18, 8)),
-    "rn50x64": ClipConfig(1024, 448, 32, 128, 0, 1024, 12, resnet_blocks=(3, 15, 36, 10)),
-    # The embedded world's student: same code, real tokens, two minutes on two cores.
-    "toy": ClipConfig(64, 32, 8, 64, 2, 64, 2),
-}
+def student(sizes: ClipConfig, options: Options) -> DualEncoderStudent:
+    """A CLIP with the heads of `options`."""
+    dtype = jnp.dtype(options.dtype)
+    image: nn.Module = (
+        ModifiedResNet(sizes, options.remat, dtype)
+        if sizes.resnet_blocks
+        else VisionTransformer(sizes, options.remat, dtype, options.attention)
+    )
+    text = TextTransformer(sizes, options.remat, dtype, options.attention)
+    return DualEncoderStudent(
+        family="clip",
+        sizes=sizes,
+        inputs=inputs(sizes),
+        module=DualEncoder(image, text, options.heads),
+        # A ResNet's batch norms look at all rows.
+        rows_independent=not sizes.resnet_blocks,
+    )
 
 
-def preset_name(config: ClipConfig) -> str | None:
-    """The name of the preset with these sizes, else None."""
-    return next((name for name, preset in PRESETS.items() if preset == config), None)
-
-
-def check_pixels(pixels: jax.Array, config: ClipConfig) -> None:
-    """Raises InputError unless pixels are [B, image_size, image_size, 3]."""
-    if pixels.shape[1:] != (config.image_size, config.image_size, 3):
-        raise InputError(
-            f"images of shape {pixels.shape[1:]}, but the model takes {config.image_size} px squares"
-        )
+FAMILY = Family(ClipConfig, PRESETS, student)
 
 
 class PatchEmbedding(nn.Module):
@@ -132,7 +100,7 @@ class TextTransformer(nn.Module):
     attention: str = "xla"
 
     @nn.compact
-    def __call__(self, tokens: jax.Array) -> jax.Array:
+    def __call__(self, tokens: jax.Array, train: bool = False) -> jax.Array:
         c = self.config
         embedding = self.param("token_embedding", nn.initializers.normal(0.02), (c.vocab_size, c.text_width))
         positions = self.param(

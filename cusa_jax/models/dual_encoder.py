@@ -1,76 +1,79 @@
-"""The student: CLIP with up to two pairs of heads, as pure init/apply functions over a params pytree."""
+"""A dual encoder: two towers with up to two pairs of heads, compared by the cosine of their embeddings."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cusa_jax.models.clip import ClipConfig, TextTransformer, VisionTransformer
+from cusa_jax import similarity
 from cusa_jax.models.heads import ProjectionHead
-from cusa_jax.models.resnet import ModifiedResNet
-from cusa_jax.types import Embeddings, Params
+from cusa_jax.models.linen_student import LinenStudent
+from cusa_jax.models.student import Encoded, ModelState, Rngs, Side, Variables
+from cusa_jax.types import Array, Embeddings, Similarities
 
 
 class DualEncoder(nn.Module):
-    """CLIP plus heads. `cross_heads` serve the contrastive and CSA losses, `uni_heads` serve USA.
+    """`image` and `text` towers, each (rows, train) -> features [B, E]; `heads`, of 'cross' and 'uni', are pairs.
 
-    Parameter tree: {'image': …, 'text': …, '{cross,uni}_{image,text}': {'ln', 'linear'}}.
-    Without a pair of heads its embeddings are the raw CLIP features (reference unire/model.py:148-166).
-    A ResNet has a second collection, 'batch_stats', used as it is unless `train`, which replaces it.
+    'cross' heads serve the image-text terms, 'uni' heads the uni-modal ones. Parameter tree:
+    {'image': …, 'text': …, '{cross,uni}_{image,text}': {'ln', 'linear'}}. Without a pair of heads its embeddings are
+    the towers' features (reference unire/model.py:148-166).
     """
 
-    clip: ClipConfig
-    cross_heads: bool = True
-    uni_heads: bool = True
-    remat: bool = False
-    dtype: jnp.dtype = jnp.float32
-    attention: str = "xla"
+    image: nn.Module
+    text: nn.Module
+    heads: tuple[str, ...] = ("cross", "uni")
 
     def setup(self):
-        compute = self.remat, self.dtype
-        self.image = (
-            ModifiedResNet(self.clip, *compute)
-            if self.clip.resnet_blocks
-            else VisionTransformer(self.clip, *compute, self.attention)
-        )
-        self.text = TextTransformer(self.clip, *compute, self.attention)
-        if self.cross_heads:
-            self.cross_image, self.cross_text = ProjectionHead(), ProjectionHead()
-        if self.uni_heads:
-            self.uni_image, self.uni_text = ProjectionHead(), ProjectionHead()
+        for kind in self.heads:
+            setattr(self, f"{kind}_image", ProjectionHead())
+            setattr(self, f"{kind}_text", ProjectionHead())
 
-    def __call__(self, pixels: jax.Array, tokens: jax.Array, train: bool = False) -> Embeddings:
-        """Normalised pixels [B, H, W, 3] and token ids [B, L] -> Embeddings, each [B, E]."""
-        cross_image, uni_image = self.encode_image(pixels, train)
-        cross_text, uni_text = self.encode_text(tokens)
-        return Embeddings(cross_image, cross_text, uni_image, uni_text)
+    def encode(self, side: Side, rows: Array, train: bool = False) -> dict[str, jax.Array]:
+        """{'cross', 'uni'} embeddings of one side, each [B, E], in float32 or wider, not normalised."""
+        features = getattr(self, side)(rows, train)
+        features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
+        return {
+            kind: getattr(self, f"{kind}_{side}")(features) if kind in self.heads else features
+            for kind in ("cross", "uni")
+        }
 
-    def encode_image(self, pixels: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Normalised pixels [B, H, W, 3] -> (cross-modal, uni-modal) embeddings, each [B, E]."""
-        features = _at_least_float32(self.image(pixels, train))
-        return (
-            self.cross_image(features) if self.cross_heads else features,
-            self.uni_image(features) if self.uni_heads else features,
-        )
-
-    def encode_text(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Token ids int32 [B, L] -> (cross-modal, uni-modal) embeddings, each [B, E]."""
-        features = _at_least_float32(self.text(tokens))
-        return (
-            self.cross_text(features) if self.cross_heads else features,
-            self.uni_text(features) if self.uni_heads else features,
-        )
+    def score(self, images: dict[str, jax.Array], texts: dict[str, jax.Array]) -> jax.Array:
+        """Cosines [M, N] of the cross-modal embeddings."""
+        return similarity.cosines(images["cross"], texts["cross"])
 
 
-def init_variables(model: DualEncoder, key: jax.Array) -> Params:
-    """Fresh float32 {'params': …}, and 'batch_stats' of a ResNet.
+@dataclasses.dataclass(frozen=True)
+class DualEncoderStudent(LinenStudent):
+    """A LinenStudent whose module is a DualEncoder; it also has `Embeds`."""
 
-    Heads draw from their own keys, so adding USA leaves the rest as it was.
-    """
-    c = model.clip
-    pixels = jnp.zeros((1, c.image_size, c.image_size, 3))
-    tokens = jnp.zeros((1, c.context_length), jnp.int32)
-    return model.init(key, pixels, tokens)
+    module: DualEncoder
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return self.module.heads
 
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    def embed(self, variables: Variables, side: Side, rows: Array) -> tuple[jax.Array, jax.Array]:
+        """(cross-modal, uni-modal) embeddings [B, E] of one side, in evaluation, not normalised."""
+        encoded = self.encode_side(variables, side, rows)
+        return encoded["cross"], encoded["uni"]
+
+    def compare(
+        self,
+        variables: Variables,
+        encoded: Encoded,
+        *,
+        groups: int = 1,
+        train: bool = False,
+        rngs: Rngs = None,
+    ) -> tuple[Similarities, ModelState]:
+        return similarity.student(self.embeddings(encoded), groups), {}
+
+    def embeddings(self, encoded: Any) -> Embeddings:
+        """What `encode` made of both sides, as the losses take it."""
+        image, text = encoded["image"], encoded["text"]
+        return Embeddings(image["cross"], text["cross"], image["uni"], text["uni"])

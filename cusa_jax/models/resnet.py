@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cusa_jax.models.clip import ClipConfig, check_pixels
+from cusa_jax.models.clip_sizes import ClipConfig, check_pixels
 from cusa_jax.models.layers import attend, torch_linear_bias
 
 EXPANSION = 4  # output channels of a bottleneck over its inner channels

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import jax
 
 from cusa_jax.inputs import Inputs
-from cusa_jax.types import Array, Similarities
+from cusa_jax.types import Array, Embeddings, Similarities
 
 Variables: TypeAlias = Any  # {'params': …, and further linen collections}, a pytree of arrays
 ModelState: TypeAlias = (
@@ -27,7 +27,9 @@ Heads = Literal["linear", "none"]
 
 
 class Student(Protocol):
-    """A model that is trained. Instances are immutable and compare by value: the compiled step is specialised to one.
+    """A model that is trained; `linen_student.LinenStudent` makes one of a linen module.
+
+    Instances are immutable and compare by value: the compiled step is specialised to one.
 
     family, sizes: by which `FAMILIES` makes it again; sizes is a frozen dataclass of plain values.
     inputs: what it must be given. image: uint8 [B, S, S, 3] or float regions [B, R, D]; tokens: int32 [B, L].
@@ -48,9 +50,18 @@ class Student(Protocol):
         """Fresh float32 variables."""
 
     def encode(
-        self, variables: Variables, image: Array, tokens: Array, *, train: bool = False, rngs: Rngs = None
+        self,
+        variables: Variables,
+        image: Array,
+        tokens: Array,
+        *,
+        train: tuple[Side, ...] = (),
+        rngs: Rngs = None,
     ) -> tuple[Encoded, ModelState]:
-        """Both sides of a batch, [B, …] each. train: dropout, batch statistics, and the state that they leave."""
+        """Both sides of a batch, [B, …] each. train: the sides with dropout, batch statistics and the state they leave.
+
+        Parameters of a side lie under its name, so that a side is in training where one of them is trained.
+        """
 
     def encode_side(self, variables: Variables, side: Side, rows: Array) -> Any:
         """One side as evaluation encodes it: a pytree of arrays [B, …], a part of what `encode` returns."""
@@ -76,6 +87,9 @@ class Embeds(Protocol):
 
     def embed(self, variables: Variables, side: Side, rows: Array) -> tuple[jax.Array, jax.Array]:
         """(cross-modal, uni-modal) embeddings [B, E] of one side, in evaluation, not normalised."""
+
+    def embeddings(self, encoded: Encoded) -> Embeddings:
+        """What `encode` made of a batch, as tiled losses take it."""
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -15,17 +15,19 @@ import tensorflow_datasets as tfds
 from absl import flags
 from PIL import Image
 
-from cusa_jax.data import records
+from cusa_jax.data import records, sources
 from cusa_jax.data.images import load_image
 from cusa_jax.data.pipeline import image_batches, train_batches
 from cusa_jax.data.prepared import prepare
 from cusa_jax.data.splits import load_split
 from cusa_jax.errors import InputError
-from cusa_jax.types import Teacher, Teachers
+from cusa_jax.inputs import Inputs, Pixels, Text
 
 ROOT = Path(__file__).parents[2]
-SIZE, IMAGES, PER_IMAGE, PER_SHARD = 16, 10, 3, 4
-OPTIONS = {"image_root": "", "context_length": 77, "image_size": SIZE}
+IMAGES, PER_IMAGE, PER_SHARD = 10, 3, 4
+SIZE = Pixels(16)
+TEXT = Text(77, 49408)
+INPUTS = Inputs(SIZE, TEXT)
 
 
 @pytest.fixture
@@ -51,16 +53,15 @@ def source(tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(records, "SHARD_BYTES", PER_SHARD * 3 * SIZE**2)
+    monkeypatch.setattr(records, "SHARD_BYTES", PER_SHARD * 3 * SIZE.size**2)
 
 
-def splits(folder, **options):
-    return {name: load_split(str(folder), name, **OPTIONS | options) for name in ("train", "val")}
+def splits(folder, inputs=INPUTS):
+    return {name: load_split(str(folder), name, inputs, image_root="") for name in ("train", "val")}
 
 
-def prepare_folder(source, folder, **options):
-    options = {"image_size": SIZE, "context_length": 77} | options
-    prepare(folder, splits(source), **options)
+def prepare_folder(source, folder, inputs=INPUTS, **options):
+    prepare(folder, splits(source, inputs), inputs, **options)
     return folder
 
 
@@ -70,8 +71,7 @@ def prepared(source, tmp_path):
 
 
 def batches(split, count=6, **options):
-    options = {"batch_size": 8, "seed": 3, "image_size": SIZE, "tokens": split.tokens} | options
-    iterator = train_batches(split.table, **options)
+    iterator = train_batches(split, INPUTS, **{"batch_size": 8, "seed": 3} | options)
     found = [next(iterator) for _ in range(count)]
     iterator.close()
     return found
@@ -101,15 +101,15 @@ def test_a_prepared_split_is_the_split_it_was_made_from(source, prepared):
 def test_batches_are_bit_equal_and_the_images_are_not_touched(source, prepared, workers):
     flags.FLAGS(["test"], known_only=True)  # the workers read absl's flags
     expected = {name: batches(split) for name, split in splits(source).items()}
-    evaluated = list(image_batches(splits(source)["val"].table, batch_size=4, image_size=SIZE))
+    evaluated = list(image_batches(splits(source)["val"].images, SIZE, batch_size=4))
     for image in source.glob("*.jpg"):
         image.unlink()
     found = splits(prepared)
     for name, split in found.items():
         assert_same(batches(split, workers=workers), expected[name])
-    again = list(image_batches(found["val"].table, batch_size=4, image_size=SIZE, workers=workers))
+    again = list(image_batches(found["val"].images, SIZE, batch_size=4, workers=workers))
     np.testing.assert_equal(again, evaluated)
-    last = list(image_batches(found["val"].table, batch_size=4, image_size=SIZE, first=8))
+    last = list(image_batches(found["val"].images, SIZE, batch_size=4, first=8))
     np.testing.assert_equal(last, evaluated[2:])
 
 
@@ -123,7 +123,7 @@ def test_threads_open_the_records_once(prepared, monkeypatch):
         return open_records(folder, split)
 
     monkeypatch.setattr(records, "open_records", slowly)
-    read = splits(prepared)["val"].table.read_image
+    read = splits(prepared)["val"].images.read
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda image: read(image, SIZE)[0], range(IMAGES)))
     np.testing.assert_array_equal(found, [read(image, SIZE)[0] for image in range(IMAGES)])
@@ -132,9 +132,7 @@ def test_threads_open_the_records_once(prepared, monkeypatch):
 
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_a_teacher_of_another_size_reads_the_original_images(source, prepared, shuffled):
-    image = Teacher("image", {}, lambda params, x: x, "pixels", 12)
-    teachers = Teachers(image, Teacher("text", {}, lambda params, x: x, "index"))
-    options = {"teachers": teachers, "shuffled": shuffled}
+    options = {"teacher_image": Pixels(12), "shuffled": shuffled}
     assert_same(batches(splits(prepared)["train"], **options), batches(splits(source)["train"], **options))
 
 
@@ -178,19 +176,21 @@ def test_killed_and_continued_it_is_the_same_and_finished_files_are_not_made_aga
     script = f"""
 import os, signal
 from pathlib import Path
-from cusa_jax.data import records
+from cusa_jax.data import records, sources
 from cusa_jax.data.prepared import prepare
 from cusa_jax.data.splits import load_split
+from cusa_jax.inputs import Inputs, Pixels, Text
 records.SHARD_BYTES = {records.SHARD_BYTES}
-load, seen = records.load_image, []
-def load_image(path, size):
+opened, seen = sources.open_image, []
+def open_image(path):
     seen.append(path)
     if len(seen) > 18:
         os.kill(os.getpid(), signal.SIGKILL)
-    return load(path, size)
-records.load_image = load_image
-splits = {{name: load_split({str(source)!r}, name, **{OPTIONS}) for name in ("train", "val")}}
-prepare(Path({str(folder)!r}), splits, image_size={SIZE}, context_length=77)
+    return opened(path)
+sources.open_image = open_image
+inputs = Inputs(Pixels({SIZE.size}), Text(77, 49408))
+splits = {{name: load_split({str(source)!r}, name, inputs, image_root="") for name in ("train", "val")}}
+prepare(Path({str(folder)!r}), splits, inputs)
 """
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -205,8 +205,8 @@ prepare(Path({str(folder)!r}), splits, image_size={SIZE}, context_length=77)
     damaged.write_bytes(content)
     decoded = []
     with pytest.MonkeyPatch.context() as patch:
-        load = records.load_image
-        patch.setattr(records, "load_image", lambda path, size: decoded.append(path) or load(path, size))
+        opened = sources.open_image
+        patch.setattr(sources, "open_image", lambda path: decoded.append(path) or opened(path))
         prepare_folder(source, folder)
     assert (
         len(decoded) == PER_SHARD + IMAGES % PER_SHARD
@@ -230,17 +230,16 @@ def test_a_finished_folder_is_verified(source, prepared):
 
 
 def test_resolutions_contexts_and_captions_are_not_mixed(source, prepared):
+    other = Inputs(Pixels(8), TEXT)
     with pytest.raises(InputError, match=r"was prepared with another image size \(16, not 8\)"):
-        prepare_folder(source, prepared, image_size=8)
-    with pytest.raises(InputError, match=r"prepared with image_size 16, but the model has 8"):
-        splits(prepared, image_size=8)
-    with pytest.raises(InputError, match=r"prepared with context_length 77, but the model has 32"):
-        splits(prepared, context_length=32)
+        prepare_folder(source, prepared, other)
+    with pytest.raises(InputError, match=r"prepared with image size 16, but the model has 8"):
+        splits(prepared, other)
     (prepared / "val.json").write_text((prepared / "val.json").read_text().replace("noisy", "quiet"))
     with pytest.raises(InputError, match=r"val\.json: changed since it was prepared"):
         splits(prepared)
     (source / "val.json").write_text((source / "val.json").read_text().replace("noisy", "quiet"))
-    with pytest.raises(InputError, match="was prepared with another captions"):
+    with pytest.raises(InputError, match="was prepared with other captions"):
         prepare_folder(source, prepared)
     with pytest.raises(InputError, match="exists and is not a prepared folder"):
         prepare_folder(source, source)
@@ -272,4 +271,4 @@ print(records.open_records(Path({str(prepared)!r}), "val")(3)["pixels"].shape)
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout == f"({SIZE}, {SIZE}, 3)\n", done.stderr
+    assert done.stdout == f"{SIZE.shape}\n", done.stderr

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from cusa_jax.data.splits import check_disjoint, load_split
+from cusa_jax.data.tokenize import VOCAB_SIZE
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Inputs, Pixels, Text
+
+INPUTS = Inputs(Pixels(32), Text(77, VOCAB_SIZE))
 
 
 def write(folder, split, images):
@@ -15,7 +19,7 @@ def write(folder, split, images):
 
 
 def load(path):
-    return {s: load_split(str(path), s, image_root="", context_length=77) for s in ("train", "val", "test")}
+    return {s: load_split(str(path), s, INPUTS, image_root="") for s in ("train", "val", "test")}
 
 
 def test_a_training_image_in_validation_is_told(tmp_path, caplog):
@@ -34,9 +38,9 @@ def test_one_flat_file_is_no_dataset(tmp_path):
 
 def test_relevance_beside_the_captions(tmp_path):
     write(tmp_path, "val", range(2))
-    assert load_split(str(tmp_path), "val", image_root="", context_length=77).relevance is None
+    assert load_split(str(tmp_path), "val", INPUTS, image_root="").relevance is None
     np.save(tmp_path / "val_relevance.npy", np.eye(2, dtype=bool))
-    found = load_split(str(tmp_path), "val", image_root="", context_length=77).relevance
+    found = load_split(str(tmp_path), "val", INPUTS, image_root="").relevance
     np.testing.assert_array_equal(found, np.eye(2, dtype=bool))
 
 
@@ -52,4 +56,4 @@ def test_unfit_relevance_is_refused(tmp_path, array, message):
     write(tmp_path, "val", range(2))
     np.save(tmp_path / "val_relevance.npy", array)
     with pytest.raises(InputError, match=f"val_relevance.npy: {message}"):
-        load_split(str(tmp_path), "val", image_root="", context_length=77)
+        load_split(str(tmp_path), "val", INPUTS, image_root="")

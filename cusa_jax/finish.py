@@ -1,0 +1,84 @@
+"""A whole run: train, test the model that validated best, once, and write results.json and the report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from cusa_jax import sharding
+from cusa_jax.config import from_values, validate
+from cusa_jax.distributed import is_first
+from cusa_jax.errors import InputError
+from cusa_jax.evaluation.retrieval import EmbeddedSplit, Evaluator, metrics
+from cusa_jax.experiment import Experiment, build
+from cusa_jax.jsonfile import read_json, write_json
+from cusa_jax.report.page import REPORT, gather, write_report
+from cusa_jax.runlog import RunLog
+from cusa_jax.train import Stopped, Trained, train
+from cusa_jax.types import Params
+from cusa_jax.weights.formats import load_model
+from cusa_jax.workdir import CONFIG, RESULTS, check_owner, claimed, read_results
+
+
+def run(config: Any, workdir: Path) -> dict[str, float] | None:
+    """Runs, continues or completes what `config` describes, in `workdir`.
+
+    Returns the test metrics of the model that validated best, which results.json holds too (a finished run is not
+    tested again); None where the training was asked to stop: the same call continues.
+    Raises InputError for bad input, Diverged where a loss, gradient or update is not finite.
+    """
+    settings = validate(config)
+    if (workdir / RESULTS).exists():
+        check_owner(workdir, dataclasses.asdict(settings))
+        if is_first():
+            print(f"finished: {workdir / RESULTS} holds the results", flush=True)
+        if not (workdir / REPORT).exists():
+            report(workdir)
+        return read_results(workdir)["test"]
+    outcome = train(settings, workdir)
+    return None if isinstance(outcome, Stopped) else finish(outcome, workdir)
+
+
+def finish(trained: Trained, workdir: Path) -> dict[str, float]:
+    """Tests, writes results.json, metrics and report, and says where they are. Returns the test metrics."""
+    with claimed(workdir, dataclasses.asdict(trained.run.config)):
+        embedded = _test_embeddings(trained.run, trained.variables)
+        test = metrics(embedded, trained.run.splits["test"])
+        if is_first():
+            results = {"best_step": trained.step, "val_r_mean": trained.r_mean, "test": test}
+            write_json(workdir / RESULTS, results)
+        with contextlib.closing(RunLog.appending(workdir, trained.run.last_step)) as log:
+            log.evaluated(trained.step, "test", test)
+        page = write_report(workdir, gather(trained.run, trained.variables, embedded))
+    if is_first():
+        print(
+            f"results: {workdir / RESULTS}",
+            f"report: {page}",
+            f"best model: {workdir / 'best'}",
+            sep="\n",
+            flush=True,
+        )
+    return test
+
+
+def report(workdir: Path) -> Path:
+    """Writes the report of a finished run again. What needs the data is left out where they are no longer there.
+
+    Raises InputError for a run that is not finished.
+    """
+    read_results(workdir)
+    config = from_values(read_json(workdir / CONFIG), workdir / CONFIG)
+    try:
+        experiment = build(validate(config))
+    except InputError as error:
+        missing = f"Not shown: {error}"
+        print(missing)
+        return write_report(workdir, None, missing)
+    variables = sharding.put_params(load_model(workdir)[1], experiment.mesh)
+    return write_report(workdir, gather(experiment, variables, _test_embeddings(experiment, variables)))
+
+
+def _test_embeddings(run: Experiment, variables: Params) -> EmbeddedSplit:
+    return Evaluator(run.recipe.student, run.mesh, run.config).embed(variables, run.splits["test"])

@@ -1,0 +1,119 @@
+"""CLIP's sizes: of any model, and of those that were released."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from cusa_jax.errors import InputError
+from cusa_jax.inputs import CLIP_MEAN, CLIP_STD
+
+DEEPEST = 200  # layers; a hostile file may claim a billion
+WIDEST = 2**24  # of any other size; the largest of a known model is its vocabulary
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """Sizes of a CLIP model. Heads default to one per 64 channels, the rule of every released CLIP.
+
+    patch_size: pixels per side of what one visual token covers; 32 in every ResNet.
+    vision_width: of a ViT, or the channels behind a ResNet's stem.
+    vision_layers: blocks of a ViT; 0 in a ResNet, whose four stages have `resnet_blocks` bottlenecks each.
+    activation: of the transformers; ResNets have ReLU.
+    mean, std: of the pixels it was trained on, per channel.
+
+    Raises InputError, which does not name a file, for sizes that make no model.
+    """
+
+    embed_dim: int
+    image_size: int
+    patch_size: int
+    vision_width: int
+    vision_layers: int
+    text_width: int
+    text_layers: int
+    context_length: int = 77
+    vocab_size: int = 49408
+    activation: str = "quick_gelu"
+    vision_heads: int = 0
+    text_heads: int = 0
+    resnet_blocks: tuple[int, ...] = ()
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+    def __post_init__(self):
+        self._check_bounds()
+        # A ResNet pools over the channels of its last stage: 32 times the stem's.
+        widths = {"vision": self.vision_width * (32 if self.resnet_blocks else 1), "text": self.text_width}
+        for tower, width in widths.items():
+            if not getattr(self, f"{tower}_heads"):
+                object.__setattr__(self, f"{tower}_heads", width // 64)
+        if self.image_size % self.patch_size:
+            raise InputError(
+                f"model: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+
+    def _check_bounds(self) -> None:
+        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        numbers = {name: size for name, size in sizes.items() if name not in ("activation", "mean", "std")}
+        blocks = numbers.pop("resnet_blocks")
+        numbers |= {f"resnet_blocks[{stage}]": count for stage, count in enumerate(blocks)}
+        for name, size in numbers.items():
+            # A ResNet has no layers of a ViT; heads that are not said follow from the width.
+            low = 0 if name in ("vision_layers", "vision_heads", "text_heads") else 1
+            high = DEEPEST if "layers" in name or "blocks" in name else WIDEST
+            if type(size) is not int or not low <= size <= high:
+                raise InputError(
+                    f"model: {name} is {str(size)[:30]}, not a whole number from {low} to {high}"
+                )
+
+
+def _vit(
+    embed: int, pixels: int, patch: int, width: int, layers: int, text_width: int, text_layers: int = 12
+) -> ClipConfig:
+    return ClipConfig(
+        embed_dim=embed,
+        image_size=pixels,
+        patch_size=patch,
+        vision_width=width,
+        vision_layers=layers,
+        text_width=text_width,
+        text_layers=text_layers,
+    )
+
+
+def _resnet(embed: int, pixels: int, stem: int, blocks: tuple[int, ...], text_width: int) -> ClipConfig:
+    return ClipConfig(
+        embed_dim=embed,
+        image_size=pixels,
+        patch_size=32,
+        vision_width=stem,
+        vision_layers=0,
+        resnet_blocks=blocks,
+        text_width=text_width,
+        text_layers=12,
+    )
+
+
+PRESETS = {
+    "vit_b_32": _vit(embed=512, pixels=224, patch=32, width=768, layers=12, text_width=512),
+    "vit_b_16": _vit(embed=512, pixels=224, patch=16, width=768, layers=12, text_width=512),
+    "vit_l_14": _vit(embed=768, pixels=224, patch=14, width=1024, layers=24, text_width=768),
+    "vit_l_14_336": _vit(embed=768, pixels=336, patch=14, width=1024, layers=24, text_width=768),
+    "rn50": _resnet(embed=1024, pixels=224, stem=64, blocks=(3, 4, 6, 3), text_width=512),
+    "rn101": _resnet(embed=512, pixels=224, stem=64, blocks=(3, 4, 23, 3), text_width=512),
+    "rn50x4": _resnet(embed=640, pixels=288, stem=80, blocks=(4, 6, 10, 6), text_width=640),
+    "rn50x16": _resnet(embed=768, pixels=384, stem=96, blocks=(6, 8, 18, 8), text_width=768),
+    "rn50x64": _resnet(embed=1024, pixels=448, stem=128, blocks=(3, 15, 36, 10), text_width=1024),
+    # The embedded world's student: same code, real tokens, two minutes on two cores.
+    "toy": _vit(embed=64, pixels=32, patch=8, width=64, layers=2, text_width=64, text_layers=2),
+}
+
+
+def check_pixels(pixels: jax.Array, config: ClipConfig) -> None:
+    """Raises InputError unless pixels are [B, image_size, image_size, 3]."""
+    if pixels.shape[1:] != (config.image_size, config.image_size, 3):
+        raise InputError(
+            f"images of shape {pixels.shape[1:]}, but the model takes {config.image_size} px squares"
+        )
