@@ -181,7 +181,7 @@ def _embed(config: ConfigDict, folder: Path) -> None:
     student, variables = load_model(folder)
     mesh = sharding.make_mesh(config.sharding.fsdp)
     evaluator = Evaluator(student, mesh, config)
-    split = read_split(config, "test", student.clip)
+    split = read_split(typed(config), "test", student.inputs)
     scored = evaluator.score(sharding.put_params(variables, mesh), split)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     with written_whole(folder / EMBEDDINGS) as fresh, fresh.open("wb") as file:

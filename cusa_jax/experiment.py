@@ -132,21 +132,30 @@ def build_student(config: Config) -> tuple[Student, Params, Mapping[str, np.ndar
 
     Weights that are all fresh are announced loudly. Raises InputError where weights and configuration disagree.
     """
-    preset, weights = families.presets().get(config.model.name), None
-    if config.init_from:
-        weights = read_weights(config.init_from, config.model.activation)
-        if preset:
-            _check_sizes(config, preset, weights)
-        preset = weights.family, weights.sizes
-    if preset is None:
-        raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
-    student = families.make(*preset, student_options(config))
+    family, sizes, weights = find_sizes(config)
+    student = families.make(family, sizes, student_options(config))
     _check_student(config, student)
     variables = jax.jit(student.init)(jax.random.key(config.seed))
     if weights is None:
         logging.warning("THE STUDENT STARTS FROM RANDOM WEIGHTS: config.init_from is empty")
         return student, variables, {}
     return student, start_from(weights, variables), weights.scalars
+
+
+def find_sizes(config: Config) -> tuple[str, Any, Weights | None]:
+    """(family, sizes) of the student, and the weights of `init_from` where there are any.
+
+    Raises InputError where preset and weights are different models, or neither says the sizes.
+    """
+    preset = families.presets().get(config.model.name)
+    if not config.init_from:
+        if preset is None:
+            raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
+        return *preset, None
+    weights = read_weights(config.init_from, config.model.activation)
+    if preset:
+        _check_sizes(config, preset, weights)
+    return weights.family, weights.sizes, weights
 
 
 def student_options(config: Config) -> Options:

@@ -18,19 +18,23 @@ METRICS = "metrics.jsonl"
 
 
 class RunLog:
-    """Writes metrics under `workdir`. A resumed run drops what lies after the step it restarts from.
+    """Writes metrics under `workdir`.
 
-    Of several processes only the first one writes; they all measure the same.
+    start: the step that a run starts from; what lies after it, of a run that came further, is dropped. None drops
+    nothing. Of several processes only the first one writes; they all measure the same.
     """
 
-    def __init__(self, workdir: Path, total_steps: int, steps_per_epoch: int, batch_size: int, *, start: int):
+    def __init__(
+        self, workdir: Path, total_steps: int, steps_per_epoch: int, batch_size: int, *, start: int | None
+    ):
         self._total, self._per_epoch, self._batch_size = total_steps, steps_per_epoch, batch_size
-        self._last = (start, time.monotonic())
+        self._last = (start or 0, time.monotonic())
         self._path = workdir / METRICS
         self._board: Board | None = None
         if is_first():
-            _keep_until(self._path, start)
-            self._board = Board(workdir / "tensorboard", purge_step=start + 1)
+            if start is not None:
+                _keep_until(self._path, start)
+            self._board = Board(workdir / "tensorboard", purge_step=None if start is None else start + 1)
 
     def start_clock(self, step: int, metrics: Any) -> None:
         """Waits for the first step's metrics: what came before, compiling above all, is not in the rate."""

@@ -12,10 +12,11 @@ from tensorboardX.summary import scalar
 class Board:
     """One more event file in `folder`. TensorBoard drops what earlier files say of `purge_step` and later ones."""
 
-    def __init__(self, folder: Path, purge_step: int):
+    def __init__(self, folder: Path, purge_step: int | None):
         folder.mkdir(parents=True, exist_ok=True)
         self._file = EventsWriter(str(folder / "events"))
-        self._file.write_event(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+        if purge_step is not None:
+            self._file.write_event(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One point on the curve of every name."""

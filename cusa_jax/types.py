@@ -22,10 +22,10 @@ Array = Any  # numpy on the host, jax.Array on device
 
 @struct.dataclass
 class Batch:
-    """One training batch. Host work stays uint8 and int32; normalisation happens on device.
+    """One training batch. Host work on pixels stays uint8; normalisation happens on device.
 
-    image: uint8 [B, H, W, 3], resized and centre-cropped.
-    tokens: int32 [B, L], CLIP token ids, zero-padded after the end-of-text token.
+    image: what the student's `Inputs` ask for: uint8 [B, H, W, 3], resized, or float32 [B, R, D] of regions.
+    tokens: int32 [B, L], ids of the student's vocabulary, filled up with its padding.
     image_index: int32 [B], number of the image in its split; equal numbers are joint positives.
     caption_index: int32 [B], number of the caption in its split.
     teacher_index_image, teacher_index_text: int32 [B], the image and the caption that the teachers see in

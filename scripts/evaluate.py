@@ -19,9 +19,9 @@ from cusa_jax.evaluation.open_source import open_source
 from cusa_jax.evaluation.record import Evaluated, comparison, comparison_table, record, table
 from cusa_jax.evaluation.suite import Evaluation, Folders
 from cusa_jax.evaluation.suites import SUITES
+from cusa_jax.jsonfile import write_json
 from cusa_jax.report.page import REPORT, write_evaluation
 from cusa_jax.settings import nearest
-from cusa_jax.jsonfile import write_json
 from cusa_jax.workdir import RESULTS
 
 CHECKPOINT = flags.DEFINE_string(
@@ -42,25 +42,22 @@ WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode images; 0 us
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells what it restores
-    with errors_in_one_line():
-        if argv[1:]:
-            raise InputError(f"unexpected argument '{argv[1]}': options start with --")
-        sources = [path for path in (CHECKPOINT.value, EMBEDDINGS.value) if path] or COMPARE.value
-        if len(sources) != (2 if COMPARE.value else 1):
-            raise InputError("name one of --checkpoint=PATH, --embeddings=FILE.npz and --compare=A,B")
-        for suite in SUITE.value:
-            if suite not in SUITES:
-                raise InputError(f"--suite: '{suite}' is none of {', '.join(SUITES)}{nearest(suite, SUITES)}")
-        evaluated = [_evaluate(path) for path in sources]
-        results = [record(one) for one in evaluated]
-        print("\n\n".join(map(table, results)))
-        if any(one.results for one in evaluated):
-            _write(Path(OUT.value), evaluated, results)
-        for one in evaluated:
-            if not one.results:
-                raise InputError(
-                    f"{one.model}: nothing was evaluated, as every suite was skipped (why: above)"
-                )
+    if argv[1:]:
+        raise InputError(f"unexpected argument '{argv[1]}': options start with --")
+    sources = [path for path in (CHECKPOINT.value, EMBEDDINGS.value) if path] or COMPARE.value
+    if len(sources) != (2 if COMPARE.value else 1):
+        raise InputError("name one of --checkpoint=PATH, --embeddings=FILE.npz and --compare=A,B")
+    for suite in SUITE.value:
+        if suite not in SUITES:
+            raise InputError(f"--suite: '{suite}' is none of {', '.join(SUITES)}{nearest(suite, SUITES)}")
+    evaluated = [_evaluate(path) for path in sources]
+    results = [record(one) for one in evaluated]
+    print("\n\n".join(map(table, results)))
+    if any(one.results for one in evaluated):
+        _write(Path(OUT.value), evaluated, results)
+    for one in evaluated:
+        if not one.results:
+            raise InputError(f"{one.model}: nothing was evaluated, as every suite was skipped (why: above)")
 
 
 def _write(out: Path, evaluated: list[Evaluated], results: list[dict[str, Any]]) -> None:

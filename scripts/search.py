@@ -22,7 +22,6 @@ from cusa_jax.data.images import load_image
 from cusa_jax.data.tokenize import ClipTokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError, one_line
-from cusa_jax.inputs import Pixels
 from cusa_jax.report.page import write_search
 from cusa_jax.search import index
 from cusa_jax.search.query import top_k

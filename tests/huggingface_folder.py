@@ -33,5 +33,7 @@ def make_folder(folder, model_class, config, prefix=""):
 def make_bert(folder):
     """The folder of a tiny BERT with a WordPiece vocabulary, and its Flax model."""
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    (folder / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "BertTokenizer", "do_lower_case": true}'
+    )
     return make_folder(folder, transformers.FlaxBertModel, transformers.BertConfig(**SIZES, **WORDS))

@@ -25,7 +25,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.evaluation import eccv
 from cusa_jax.evaluation.coco import COCO, coco_id, gallery
 from cusa_jax.evaluation.metrics import Metric
-from cusa_jax.evaluation.result import Result, side_by_side
+from cusa_jax.evaluation.result import Result, finite, side_by_side
 from cusa_jax.evaluation.scores import InnerProducts
 from cusa_jax.evaluation.statistics import spearman
 from cusa_jax.evaluation.suite import Dataset, Evaluation, Suite
@@ -96,7 +96,7 @@ def graded_result(rated: Mapping[str, Ratings], sides: Mapping[str, tuple[Side, 
             notes.append(f"{NAMES[kind]}: {absent} of {len(present)} rated pairs are absent")
         notes.append(
             f"spearman {NAMES[kind]}: mean of {DRAWS:,} draws of half of the queries with one rated partner each "
-            f"(Parekh et al., 2021), whose standard deviation is {draws.std():.2f}"
+            f"(Parekh et al., 2021), whose standard deviation is {finite(draws).std():.2f}"
         )
         drawn[NAMES[kind]] = draws
         parts[f"all_pairs_{NAMES[kind]}"] = Result(

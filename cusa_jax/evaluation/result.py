@@ -18,7 +18,7 @@ class Result:
     unit: what a unit is, for people. strata: how many units there are in each group that is resampled by itself.
     statistics: key -> statistic over all units, stratum after stratum.
     drawn: key -> float64 [draws], of a metric whose protocol is a resampling by itself: the official number is the
-        mean of these draws, which are the same for every model.
+        mean of those that have a value. They are the same for every model.
     head: which features were compared. notes: what a reader must know: ties, partial galleries, left-out queries.
     """
 
@@ -32,8 +32,14 @@ class Result:
     def values(self) -> dict[str, float]:
         """The official numbers."""
         ones = np.ones((1, sum(self.strata)))
-        means = {key: float(draws.mean()) for key, draws in self.drawn.items()}
+        means = {key: float(finite(draws).mean()) for key, draws in self.drawn.items()}
         return {key: float(statistic(ones)[0]) for key, statistic in self.statistics.items()} | means
+
+
+def finite(draws: np.ndarray) -> np.ndarray:
+    """The draws that have a value; NaN alone where none has."""
+    kept = draws[np.isfinite(draws)]
+    return kept if len(kept) else np.array([np.nan])
 
 
 def side_by_side(unit: str, parts: Mapping[str, Result], **rest: Any) -> Result:

@@ -187,7 +187,7 @@ class ArraySource:
     def __init__(self, path: str | Path):
         self.name = str(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 self._arrays: dict[str, np.ndarray] = dict(file)
         # A damaged archive or header can make zipfile, zlib and numpy raise almost anything.
         except Exception as error:

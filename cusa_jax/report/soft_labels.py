@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from cusa_jax import sharding, similarity
-from cusa_jax.data.images import normalise
 from cusa_jax.report.plots import Plot, heat_map
 from cusa_jax.step import frozen_features
 from cusa_jax.types import Array, Batch, Params, Similarities, SoftLabels
@@ -38,9 +37,16 @@ def compare(student: Similarities, teacher: SoftLabels) -> list[Comparison]:
     def ordered(matrix: Array) -> np.ndarray:
         return np.asarray(matrix)[np.ix_(order, order)]
 
+    pairs = [
+        ("Images with images (USA)", teacher.image, student.image_image),
+        ("Captions with captions (USA)", teacher.text, student.text_text),
+    ]
     return [
-        _pair("Images with images (USA)", ordered(teacher.image), ordered(student.image_image)),
-        _pair("Captions with captions (USA)", ordered(teacher.text), ordered(student.text_text)),
+        *(
+            _pair(title, ordered(ours), ordered(theirs))
+            for title, ours, theirs in pairs
+            if theirs is not None
+        ),
         Comparison("Images with captions (CSA)", [heat_map("Student", ordered(student.image_text))]),
     ]
 
@@ -56,10 +62,12 @@ def of_first_batch(run: Any, variables: Params) -> tuple[Similarities, SoftLabel
     def similarities(
         variables: Params, teacher_params: Params, batch: Batch
     ) -> tuple[Similarities, SoftLabels]:
-        embeddings: Any = run.recipe.model.apply(variables, normalise(batch.image), batch.tokens)
+        student = run.recipe.student
+        encoded, _ = student.encode(variables, batch.image, batch.tokens)
+        compared, _ = student.compare(variables, encoded)
         features = frozen_features(teacher_params, batch, run.recipe)
         assert features is not None
-        return similarity.student(embeddings), similarity.teacher(*features)
+        return compared, similarity.teacher(*features)
 
     run.batches.set_state({"step": 0})
     batch = sharding.put_batch(next(run.batches), run.mesh)

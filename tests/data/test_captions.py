@@ -265,12 +265,12 @@ def test_names_that_no_file_can_have_are_told_when_they_are_read(tmp_path, conte
     table = read_captions(write(tmp_path, "a.json", content), "train")
     with pytest.raises(InputError, match=r"x: (not a readable image .*File name too long|image not found)"):
         ImageFiles(table.image_paths).picture(0)
-    with pytest.raises(InputError, match="xx: no such folder or JSON file"):
+    with pytest.raises(InputError, match="xx: no such folder or file of captions"):
         read_captions(tmp_path / ("x" * 300), "train")
 
 
 def test_missing_folder_split_and_choice_are_told(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no such folder or JSON file"):
+    with pytest.raises(InputError, match="nowhere: no such folder or file of captions"):
         read_captions(tmp_path / "nowhere", "train")
     looked_for = r"new_val\.json, val\.json, dataset\*\.json, \*_val\.json, val\.csv, val\.tsv"
     with pytest.raises(InputError, match=looked_for):

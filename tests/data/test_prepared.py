@@ -1,10 +1,13 @@
 """Prepared folders: the same batches as from the images, after kills and damage too."""
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +23,9 @@ from cusa_jax.data.images import load_image
 from cusa_jax.data.pipeline import image_batches, train_batches
 from cusa_jax.data.prepared import prepare
 from cusa_jax.data.splits import load_split
+from cusa_jax.data.tokenize import TOKENIZERS
 from cusa_jax.errors import InputError
-from cusa_jax.inputs import Inputs, Pixels, Text
+from cusa_jax.inputs import Inputs, Pixels, Regions, Text
 
 ROOT = Path(__file__).parents[2]
 IMAGES, PER_IMAGE, PER_SHARD = 10, 3, 4
@@ -245,15 +249,131 @@ def test_resolutions_contexts_and_captions_are_not_mixed(source, prepared):
         prepare_folder(source, source)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "field"),
+    [
+        (Inputs(Pixels(16, resize="squash"), TEXT), "image resize crop, but the model has squash"),
+        (
+            Inputs(Pixels(16, resampling="bilinear"), TEXT),
+            "image resampling bicubic, but the model has bilinear",
+        ),
+        (Inputs(SIZE, Text(32, 49408)), "text length 77, but the model has 32"),
+        (Inputs(SIZE, Text(77, 49408, pad_id=1)), "text pad id 0, but the model has 1"),
+        (Inputs(SIZE, Text(77, 64000)), "text vocab size 49408, but the model has 64000"),
+        (
+            Inputs(SIZE, Text(77, 49408, "TOKENIZER")),
+            "text tokenizer clip, but the model has tokenizer.json [0-9a-f]+",
+        ),
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_other_inputs_are_refused_by_the_field_that_differs(prepared, inputs, field, version):
+    as_first_version(prepared, version)
+    tokenizer = prepared / "tokenizer.json"
+    tokenizer.write_text("{}")
+    if inputs.text.tokenizer == "TOKENIZER":
+        inputs = dataclasses.replace(inputs, text=dataclasses.replace(inputs.text, tokenizer=str(tokenizer)))
+    with pytest.raises(InputError, match=rf"was prepared with {field}; prepare another folder for it"):
+        splits(prepared, inputs)
+    with pytest.raises(InputError, match=r"was prepared with another (image|text) "):
+        prepare(prepared, splits(prepared), inputs)
+
+
+def as_first_version(folder, version):
+    """What prepared.json said when there was nothing but CLIP's pixels and tokens."""
+    if version == 1:
+        captions = json.loads((folder / "prepared.json").read_text())["captions"]
+        manifest = {"format": 1, "image_size": 16, "context_length": 77, "captions": captions}
+        (folder / "prepared.json").write_text(json.dumps(manifest))
+
+
+def test_folders_of_the_first_version_are_clip_s(source, prepared):
+    as_first_version(prepared, 1)
+    assert_same(batches(splits(prepared)["train"]), batches(splits(source)["train"]))
+    prepare_folder(source, prepared)
+    other_mean = Inputs(Pixels(16, mean=(0.5, 0.5, 0.5)), TEXT)
+    assert splits(prepared, other_mean)["val"].images.pixels == SIZE
+    with pytest.raises(InputError, match="holds pixels, and the model takes features of regions"):
+        splits(prepared, Inputs(Regions(2, 3), TEXT))
+
+
+def test_pictures_are_the_originals_while_they_are_there(source, prepared):
+    images = splits(prepared)["val"].images
+    assert sorted(images.names) == sorted(str(source / f"val{n}.jpg") for n in range(IMAGES))
+    assert len(images) == IMAGES
+    number = images.names.index(str(source / "val3.jpg"))
+    assert images.picture(number).size == (31, 23)
+    (source / "val3.jpg").unlink()
+    np.testing.assert_array_equal(np.asarray(images.picture(number)), images.read(number, SIZE)[0])
+    with pytest.raises(InputError, match=r"val3\.jpg: image not found"):
+        images.read(number, Pixels(8))
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, np.uint16), (100_000, np.int32)])
+def test_ids_of_any_vocabulary_come_back(source, tmp_path, monkeypatch, vocab_size, dtype):
+    """Every caption a token of its own, up to the last id there is."""
+
+    def numbered(text):
+        def tokenize(texts):
+            numbers = [text.vocab_size - 1 - int(re.sub(r"\D", "", caption)) for caption in texts]
+            return np.array([[number, 7, *[0] * (text.length - 2)] for number in numbers], np.int32), 0
+
+        return tokenize
+
+    monkeypatch.setitem(TOKENIZERS, "numbered", numbered)
+    inputs = Inputs(SIZE, Text(77, vocab_size, tokenizer="numbered"))
+    folder = prepare_folder(source, tmp_path / "prepared", inputs)
+    prepared = splits(folder, inputs)
+    for name, split in splits(source, inputs).items():
+        found = prepared[name]
+        assert found.tokens.max() == vocab_size - 1
+        np.testing.assert_array_equal(found.tokens, split.tokens)
+        assert found.tokens.dtype == np.int32
+        stored = np.load(folder / f"{name}_tokens.npy")
+        assert stored.dtype == dtype
+        (record, *_) = read_all(folder, name)
+        np.testing.assert_array_equal(record["tokens"], split.tokens[split.table.caption_image == 0])
+        np.save(folder / f"{name}_tokens.npy", stored.astype(np.uint16 if dtype == np.int32 else np.int32))
+    with pytest.raises(
+        InputError, match=rf"train_tokens\.npy: u?int\d+\[30, 16\], but .* {np.dtype(dtype)} ids"
+    ):
+        splits(folder, inputs)
+
+
+def test_nothing_is_left_in_the_temporary_directory(source, tmp_path, monkeypatch):
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    batches(splits(prepare_folder(source, tmp_path / "prepared"))["train"])
+    assert list(place.iterdir()) == []
+
+
 def test_damaged_tokens_and_manifest_are_named(prepared):
-    np.save(prepared / "train_tokens.npy", np.zeros((3, 4), np.uint16))
+    tokens = prepared / "train_tokens.npy"
+    sound = tokens.read_bytes()
+    np.save(tokens, np.zeros((3, 4), np.uint16))
     with pytest.raises(InputError, match=r"train_tokens\.npy: uint16\[3, 4\], but there are 30 captions"):
         splits(prepared)
-    (prepared / "train_tokens.npy").write_bytes(b"PK")
+    tokens.write_bytes(b"PK")
     with pytest.raises(InputError, match=r"train_tokens\.npy: not a readable array"):
         splits(prepared)
-    (prepared / "prepared.json").write_text("{}")
-    with pytest.raises(InputError, match=r"prepared\.json: not a readable record"):
+    tokens.write_bytes(sound)
+    manifest = json.loads((prepared / "prepared.json").read_text())
+    for broken in (
+        {},
+        [],
+        manifest | {"captions": []},
+        manifest | {"image": 16},
+        manifest | {"image": {"size": 0}},
+        manifest | {"format": 3},
+    ):
+        (prepared / "prepared.json").write_text(json.dumps(broken))
+        with pytest.raises(InputError, match=r"prepared\.json: not a readable record") as raised:
+            splits(prepared)
+        assert "\n" not in str(raised.value)
+    manifest["captions"].pop("val")
+    (prepared / "prepared.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="was prepared without a split 'val'; it has train"):
         splits(prepared)
 
 

@@ -30,7 +30,6 @@ from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.evaluation.statistics import mean
 from cusa_jax.evaluation.suite import Dataset, Evaluation, Folders, Suite
 from cusa_jax.evaluation.suites import SUITES
-from cusa_jax.experiment import build_student
 from cusa_jax.report.evaluation import sections
 from cusa_jax.types import TrainState
 from cusa_jax.workdir import write_json

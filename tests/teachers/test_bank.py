@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from cusa_jax.errors import InputError
-from cusa_jax.lock import LOCK, held as lock_held
 from cusa_jax.teachers import bank
 
 SAMPLES, WIDTH, BATCH = 21, 24, 8
@@ -39,7 +38,9 @@ def never(done):
 def test_every_row_is_its_own_sample_s_feature_and_computed_once(tmp_path):
     for function in (compute, never):
         np.testing.assert_array_equal(make(tmp_path / "bank", function), FEATURES)
-    np.testing.assert_array_equal(np.fromfile(tmp_path / "bank" / "features.f32", np.float32), FEATURES.ravel())
+    np.testing.assert_array_equal(
+        np.fromfile(tmp_path / "bank" / "features.f32", np.float32), FEATURES.ravel()
+    )
 
 
 def killed(done):
@@ -121,7 +122,9 @@ def test_swapped_words_and_rows_are_noticed(tmp_path, unit):
     else:
         swapped[[3, 4]] = swapped[[4, 3]]
     path.write_bytes(swapped.tobytes())
-    with pytest.raises(InputError, match=r"features\.f32: row 3 is not what was written .*; delete .*computes it again"):
+    with pytest.raises(
+        InputError, match=r"features\.f32: row 3 is not what was written .*; delete .*computes it again"
+    ):
         make(tmp_path / "bank", never)
 
 
@@ -140,7 +143,11 @@ def test_a_number_in_place_of_what_was_never_computed_is_noticed(tmp_path):
         ("bank.json", b"", r"bank\.json: not valid JSON .*; delete "),
         ("bank.json", b"{}", r"bank\.json: not a readable record of a bank .*; delete "),
         ("bank.json", b"[]", r"bank\.json: must hold a JSON object; delete "),
-        ("bank.json", b'{"fingerprint": {}, "shape": [21, ' + b"[" * 100_000, r"bank\.json: not valid JSON .*; delete "),
+        (
+            "bank.json",
+            b'{"fingerprint": {}, "shape": [21, ' + b"[" * 100_000,
+            r"bank\.json: not valid JSON .*; delete ",
+        ),
         ("features.f32", b"\0" * 40, r"features\.f32: is not float32 \[21, 24\]; delete "),
         ("features.f32", None, r"features\.f32: the bank cannot be read or written \(No such file"),
         ("checksums.u32", b"\0" * 40, r"checksums\.u32: is not uint32 \[21\]; delete "),
@@ -174,7 +181,9 @@ def test_a_bank_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
     (tmp_path / "bank").mkdir()
     old = {"fingerprint": {"format": 2, "of_what": "test"}, "shape": [SAMPLES, WIDTH]}
     (tmp_path / "bank" / "bank.json").write_text(json.dumps(old))
-    with pytest.raises(InputError, match="an earlier version, which kept no checksums; delete .*computes it again"):
+    with pytest.raises(
+        InputError, match="an earlier version, which kept no checksums; delete .*computes it again"
+    ):
         make(tmp_path / "bank")
 
 
@@ -192,7 +201,9 @@ def test_a_disk_without_room_is_one_line_and_nothing_is_left_of_the_try(tmp_path
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (FEATURES.nbytes // 2, before[1]))
     try:
-        with pytest.raises(InputError, match=r"cannot be read or written \(File too large\); when it can, the same"):
+        with pytest.raises(
+            InputError, match=r"cannot be read or written \(File too large\); when it can, the same"
+        ):
             make(tmp_path / "bank")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -213,7 +224,9 @@ def test_a_disk_that_fills_up_in_the_middle_loses_what_was_not_saved(tmp_path, m
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(InputError, match=r"\(No space left on device\); when it can, the same command continues"):
+        with pytest.raises(
+            InputError, match=r"\(No space left on device\); when it can, the same command continues"
+        ):
             make(tmp_path / "bank")
     asked = []
     read = make(tmp_path / "bank", lambda done: asked.append(done) or compute(done))

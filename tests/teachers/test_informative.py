@@ -19,7 +19,9 @@ LENGTHS = RNG.uniform(0.1, 9, size=(600, 1)).astype(np.float32)
 @pytest.mark.parametrize("scale", [1, 1e30, 1e-30])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_features_of_one_direction_are_refused_whatever_their_lengths(scale, dtype):
-    constant = np.broadcast_to(DIRECTION, (600, 12)) * (LENGTHS if dtype == np.float32 else 1) * np.float32(scale)
+    constant = (
+        np.broadcast_to(DIRECTION, (600, 12)) * (LENGTHS if dtype == np.float32 else 1) * np.float32(scale)
+    )
     if dtype == np.float16:
         constant = (constant / scale).astype(dtype)
     with pytest.raises(InputError, match=r"^x\.npz: the features of all 600 samples have one direction"):

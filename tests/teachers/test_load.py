@@ -99,9 +99,7 @@ def test_a_file_s_are_looked_up_and_narrowed(tmp_path, world_train, mesh):
 def test_live_teachers_and_their_bank_are_narrowed(tmp_path, world_train, mesh):
     whole, params = load_teachers(config(), world_train, mesh)
     image = whole.image.apply(params["image"], pixels(world_train))
-    text = whole.text.apply(
-        params["text"], whole.text.tokenize([world_train.captions[n] for n in CAPTIONS])
-    )
+    text = whole.text.apply(params["text"], whole.text.tokenize([world_train.captions[n] for n in CAPTIONS]))
     expected = similarity.teacher(project(image, 16), project(text, 16))
     for bank in ("", str(tmp_path / "bank")):
         found = soft_labels(*load_teachers(config(width=16, bank=bank), world_train, mesh), world_train, mesh)

@@ -45,7 +45,9 @@ def test_a_folder_that_brings_code_and_no_tokenizer_json_is_refused(tmp_path, ca
     (tmp_path / "vocab.txt").write_text("\n".join(SPECIAL))
     write_code(tmp_path, canary)
     write_config(tmp_path, **CODE)
-    with pytest.raises(InputError, match=r"tokenizer_config\.json: auto_map asks for code .* never run; save") as caught:
+    with pytest.raises(
+        InputError, match=r"tokenizer_config\.json: auto_map asks for code .* never run; save"
+    ) as caught:
         read_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
     assert not canary.exists()
@@ -115,7 +117,9 @@ def test_two_files_that_disagree_about_lower_case_are_refused(tmp_path, says, lo
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     write_config(tmp_path, do_lower_case=says)
     if refused:
-        with pytest.raises(InputError, match=r"tokenizer_config\.json: do_lower_case is (true|false), and tokenizer\.json"):
+        with pytest.raises(
+            InputError, match=r"tokenizer_config\.json: do_lower_case is (true|false), and tokenizer\.json"
+        ):
             read_tokenizer(tmp_path)
     else:
         assert read_tokenizer(tmp_path).encode("Dog").ids == [1 if lowercase else 0]

@@ -153,7 +153,9 @@ def test_config_that_transformers_refuses(bert):
 def test_a_padding_token_that_is_none_is_named(bert, pad):
     raw = json.loads((bert / "config.json").read_text())
     (bert / "config.json").write_text(json.dumps(raw | {"pad_token_id": pad}))
-    with pytest.raises(InputError, match=r"config\.json: (pad_token_id = .* is not one of the 20 tokens|transformers)"):
+    with pytest.raises(
+        InputError, match=r"config\.json: (pad_token_id = .* is not one of the 20 tokens|transformers)"
+    ):
         load_text(bert)
 
 
@@ -171,7 +173,10 @@ def test_more_layers_than_weights_are_refused_before_they_are_built(bert, layers
         (None, "no such file; it says how the image teacher normalises"),
         ({"size": 16}, "needs size, image_mean and image_std"),
         ({"size": 16, "image_mean": [0.5], "image_std": [0.5] * 3}, "three means and three positive stds"),
-        ({"size": 16, "image_mean": [0.5] * 3, "image_std": [0.5, 0.5, 0]}, "three means and three positive stds"),
+        (
+            {"size": 16, "image_mean": [0.5] * 3, "image_std": [0.5, 0.5, 0]},
+            "three means and three positive stds",
+        ),
         ({"size": 12, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "has 12 pixels, the model 16"),
     ],
 )

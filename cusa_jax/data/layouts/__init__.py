@@ -35,7 +35,7 @@ def find_captions(path: Path, split: str) -> Path:
         return path
     if not os.path.isdir(path):
         raise InputError(
-            f"{path}: no such folder or JSON file; point data.path at your captions (see README)"
+            f"{path}: no such folder or file of captions; point data.path at your captions (see README)"
         )
     patterns = [pattern for layout in LAYOUTS.values() for pattern in layout.names(split)]
     for pattern in patterns:

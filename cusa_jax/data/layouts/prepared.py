@@ -148,7 +148,7 @@ def _read(file: CaptionFile, split: str, root: Path) -> Iterator[Row] | None:
     folder = file.path.parent
     known = read_manifest(folder)["captions"]
     if split not in known:
-        raise InputError(f"{folder}: was prepared without a split '{split}' (it has {', '.join(known)})")
+        raise InputError(f"{folder}: was prepared without a split '{split}'; it has {', '.join(known)}")
     captions = folder / f"{split}.json"
     return flat.rows(captions, read_json(captions), root)
 
