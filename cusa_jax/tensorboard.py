@@ -14,7 +14,8 @@ class Board:
 
     def __init__(self, folder: Path, purge_step: int | None):
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = EventsWriter(str(folder / "events"))
+        # The name would be that of every file of the same second.
+        self._file = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
         if purge_step is not None:
             self._file.write_event(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 

@@ -44,7 +44,7 @@ def differences(theirs: Any, ours: Mapping[str, Any], where: Path) -> str:
     """
     old, new = flat(from_values(theirs, where)), flat(ours)
     differing = [key for key in sorted(new) if old[key] != new[key] and key not in FREE_KEYS]
-    said = [f"{key} {old[key]!r} -> {new[key]!r}" for key in differing[:4]]
+    said = [f"{key} {old[key]!r:.80} -> {new[key]!r:.80}" for key in differing[:4]]
     return "; ".join(said) + ("; …" if len(differing) > 4 else "")
 
 
