@@ -3,6 +3,7 @@
 Every other exception is a bug and keeps its traceback.
 """
 
+
 class InputError(ValueError):
     """Bad input: one line that names the file, key or shape, and what to do about it."""
 

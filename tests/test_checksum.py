@@ -12,7 +12,9 @@ RANDOM = np.random.default_rng(0)
 
 def expected(array: np.ndarray) -> int:
     """The definition of `checksum.py` in Python's own integers."""
-    words = np.ascontiguousarray(array).view({1: np.uint8, 2: np.uint16}.get(array.itemsize, np.uint32)).ravel()
+    words = (
+        np.ascontiguousarray(array).view({1: np.uint8, 2: np.uint16}.get(array.itemsize, np.uint32)).ravel()
+    )
     total = 0
     for position, word in enumerate(words.tolist()):
         mixed = (word + position * 0x9E3779B9) % 2**32

@@ -10,7 +10,9 @@ from cusa_jax.files import write_refusal
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
 
 
-def raised(error: BaseException, cause: BaseException | None = None, *, explicit: bool = True) -> BaseException:
+def raised(
+    error: BaseException, cause: BaseException | None = None, *, explicit: bool = True
+) -> BaseException:
     try:
         try:
             if cause:

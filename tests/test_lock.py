@@ -44,7 +44,10 @@ def _impatient(monkeypatch):
 
 def assert_refused(path, process: int):
     told = f"the folder is in use by process {process} on {socket.gethostname()}; "
-    for refuse in (lambda: lock.held(path, "the folder").__enter__(), lambda: lock.check_free(path, "the folder")):
+    for refuse in (
+        lambda: lock.held(path, "the folder").__enter__(),
+        lambda: lock.check_free(path, "the folder"),
+    ):
         with pytest.raises(InputError, match=told):
             refuse()
 
@@ -107,7 +110,7 @@ def test_a_lock_without_a_name_in_it_is_respected(tmp_path):
 
 def test_where_it_cannot_be_is_named(tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(InputError, match=r"run/\.lock: cannot be locked"):
+    with pytest.raises(InputError, match="run: cannot be locked"):
         lock.held(tmp_path / "run" / ".lock", "the folder").__enter__()
 
 
