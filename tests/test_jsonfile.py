@@ -66,5 +66,5 @@ def test_sizes_are_whole_numbers_within_bounds():
     assert jsonfile.size({"width": 64}, "width", "x") == jsonfile.size({"width": 64.0}, "width", "x") == 64
     assert jsonfile.size({}, "width", "x", 32) == 32
     for value in (0, -1, 2**63, -1e308, 1.5, True, "64", [64], None, 1025):
-        with pytest.raises(InputError, match="x: layers is .*a whole number from 1 to 1024"):
+        with pytest.raises(InputError, match=r"x: layers is .*a whole number from 1 to 1024"):
             jsonfile.size({"layers": value}, "layers", "x", at_most=jsonfile.MOST_LAYERS)

@@ -113,9 +113,13 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 
 def test_a_folder_that_is_gone_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="run: the folder was removed"), training(tmp_path / "run"):
-        shutil.rmtree(tmp_path / "run")
-        (tmp_path / "run" / "metrics.jsonl").open("a")
+    def remove_and_write():
+        with training(tmp_path / "run"):
+            shutil.rmtree(tmp_path / "run")
+            (tmp_path / "run" / "metrics.jsonl").open("a")
+
+    with pytest.raises(InputError, match="run: the folder was removed"):
+        remove_and_write()
 
 
 def test_bugs_while_training_keep_their_traceback(tmp_path):
