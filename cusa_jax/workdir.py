@@ -82,11 +82,3 @@ def _write_errors(workdir: Path) -> Iterator[None]:
         raise InputError(
             f"{workdir}: cannot be written to ({reason}); what was saved last is kept, and the same command continues"
         ) from error
-
-
-def read_results(workdir: Path) -> dict[str, Any]:
-    """results.json of a finished run. Raises InputError where there is none."""
-    path = workdir / RESULTS
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; the run is not finished, its train command continues it")
-    return read_json(path)
