@@ -13,7 +13,7 @@ from cusa_jax.evaluation import metrics as vocabulary
 from cusa_jax.files import written_whole
 from cusa_jax.jsonfile import read_json
 from cusa_jax.tensorboard import Board
-from cusa_jax.workdir import RESULTS, read_json
+from cusa_jax.workdir import RESULTS
 
 METRICS = "metrics.jsonl"
 
