@@ -173,7 +173,7 @@ def _learned(state: TrainState) -> dict[str, Any]:
 
 
 def read_best(workdir: Path) -> tuple[Params, dict[str, Any]]:
-    """({'variables', 'scalars'} as numpy arrays, what describes the run) of a run's best model, wherever it was trained.
+    """({'variables', 'scalars'} as numpy arrays, what describes the run) of the best model, wherever it was trained.
 
     Raises InputError where there is none, or it is damaged.
     """
@@ -246,7 +246,7 @@ def _digest(value: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return one_line(error)[:200] or type(error).__name__
+    return one_line(" ".join(str(error).split())[:200]) or type(error).__name__
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:

@@ -17,6 +17,7 @@ import numpy as np
 from cusa_jax.errors import InputError
 
 TokenId = int
+LayerCount = int
 
 MAX_DISTANCE = 128  # positions further apart than this share one bucket
 
@@ -33,7 +34,7 @@ class MPNetConfig:
 
     vocab_size: int
     hidden_size: int
-    num_hidden_layers: int
+    num_hidden_layers: LayerCount
     num_attention_heads: int
     intermediate_size: int
     max_position_embeddings: int
