@@ -67,7 +67,7 @@ def run(tmp_path_factory):
     config = with_argument(demo.get_config(), "loss=contrastive")
     write_json(workdir / "config.json", json.loads(config.to_json()))
     student, variables, _ = build_student(typed(config))
-    described = {"config": config.to_dict(), "student": families.describe(student.family, student.sizes)}
+    described = {"config": config.to_dict(), **families.describe(student.family, student.sizes)}
     checkpoints = Checkpoints(workdir, described, keep=1)
     values = scalars.init(scalars.specifications(typed(config).loss))
     state = TrainState(jnp.int32(3), {"model": variables["params"], "scalars": values}, {}, ())
