@@ -32,7 +32,7 @@ _FORMAT = 2  # of `_sealed`; without a number: plain sums, nothing for the JSON 
 class Checkpoints:
     """The checkpoints of one run. Saving returns as soon as the arrays are copied; `close` waits for the disk.
 
-    described: what lies beside every checkpoint, {'config': the configuration, 'clip': the sizes of the model}.
+    described: what lies beside every checkpoint, {'config': the configuration, 'family' and 'sizes': of the student}.
     """
 
     def __init__(self, workdir: Path, described: dict[str, Any], keep: int):
