@@ -20,13 +20,14 @@ from cusa_jax.errors import InputError
 from cusa_jax.evaluation.metrics import METRICS
 from cusa_jax.evaluation.retrieval import ScoredSplit
 from cusa_jax.files import written_whole
+from cusa_jax.jsonfile import read_json
 from cusa_jax.report import published, soft_labels
 from cusa_jax.report.evaluation import sections, short_names
 from cusa_jax.report.plots import training_curves, validation_curves
 from cusa_jax.report.study import Study, study
 from cusa_jax.runlog import read_results
 from cusa_jax.types import Similarities, SoftLabels
-from cusa_jax.workdir import CONFIG, read_json
+from cusa_jax.workdir import CONFIG
 
 REPORT = "report.html"
 # Pixels of the longer side.

@@ -16,7 +16,6 @@ from cusa_jax import scalars
 from cusa_jax.config import ConfigDict
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import CLIP_MEAN, CLIP_STD
-from cusa_jax.losses.terms import TERMS
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import preset_name
 from cusa_jax.weights import openai, reference, torch_file
@@ -65,11 +64,10 @@ def _write(path: Path, weights: Weights) -> None:
         raise InputError(
             f"{path}: the reference has {ACTIVATION}, one head per 64 channels and CLIP's pixels; these weights do not"
         )
+    reference.refuse_other_terms(weights.config)
     config = reference.with_own_temperatures(weights.config)
     config.model.name, config.init_from = preset_name(weights.sizes) or "auto", str(path.with_suffix(".pt"))
     loss = config.loss
-    if others := [term for term in TERMS if term not in reference.SECTIONS and loss[term].weight]:
-        raise InputError(f"{path}: the reference has no {' and no '.join(others)} loss")
     wanted = (("cross",) if loss.contrastive.weight or loss.csa.weight else ()) + (
         ("uni",) if loss.usa.weight else ()
     )
