@@ -13,11 +13,13 @@ from safetensors.numpy import load_file, save_file
 
 from cusa_jax import scalars
 from cusa_jax.checkpoint import Checkpoints
-from cusa_jax.config import default_config
+from cusa_jax.config import default_config, typed
 from cusa_jax.errors import InputError
+from cusa_jax.experiment import build_student
 from cusa_jax.models import clip, families
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.student import Options
+from cusa_jax.step import init_state, make_recipe
 from cusa_jax.types import TrainState
 from cusa_jax.weights import torch_file
 from cusa_jax.weights.format import Format
@@ -478,6 +480,26 @@ def test_a_training_starts_from_what_the_weights_have(tmp_path, suffix):
     assert all(start[module] is fresh["params"][module] for module in start.keys() - here.keys())
     assert start.keys() == fresh["params"].keys()
     assert dict(read.scalars) == (learned(recipe()) if suffix in HEADED else {})
+
+
+def test_a_training_takes_the_scalars_of_a_run_along(tmp_path):
+    """What its losses have of them; the others are at their start."""
+    brought = {
+        "tau_contrastive": np.float32(0.0625),
+        "tau_csa": np.float32(0.5),
+        "tau_of_other_losses": np.float32(1),
+    }
+    write_weights(tmp_path / "w.safetensors", Weights(**weights().__dict__ | {"scalars": brought}))
+    config = recipe()
+    config.init_from = str(tmp_path / "w.safetensors")
+    student, variables, values = build_student(typed(config))
+    assert (student.sizes, dict(values)) == (CLIP, brought)
+    plan = make_recipe(student, typed(config).loss, config.optim, np.ones(1))
+    state = init_state(plan, variables, values)
+    expected = {name: scalar.init for name, scalar in plan.scalars.items()}
+    expected |= {"tau_contrastive": 0.0625, "tau_csa": 0.5}
+    started = {name: float(value) for name, value in state.params["scalars"].items()}
+    assert started == pytest.approx(expected)
 
 
 def test_heads_that_the_losses_do_not_use_stay_behind():
