@@ -8,7 +8,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs, Pixels, Text
 from cusa_jax.models.clip_sizes import PRESETS, ClipConfig, check_pixels
 from cusa_jax.models.dual_encoder import DualEncoder, DualEncoderStudent
-from cusa_jax.models.layers import LayerNorm, Transformer
+from cusa_jax.models.layers import LayerNorm, PatchEmbedding, Transformer
 from cusa_jax.models.resnet import ModifiedResNet
 from cusa_jax.models.student import Family, Options
 
@@ -40,25 +40,6 @@ def student(sizes: ClipConfig, options: Options) -> DualEncoderStudent:
 FAMILY = Family(ClipConfig, PRESETS, student)
 
 
-class PatchEmbedding(nn.Module):
-    """Pixels [B, H, W, 3] -> [B, patches, width], row by row: CLIP's convolution with stride = kernel, no bias.
-
-    Written as one matmul, whose gradient is far cheaper on CPU than the convolution's.
-    """
-
-    patch_size: int
-    width: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, pixels: jax.Array) -> jax.Array:
-        p, grid = self.patch_size, pixels.shape[1] // self.patch_size
-        init = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
-        kernel = self.param("kernel", init, (p, p, 3, self.width)).astype(self.dtype)
-        patches = pixels.astype(self.dtype).reshape(-1, grid, p, grid, p, 3).swapaxes(2, 3)
-        return patches.reshape(-1, grid * grid, p * p * 3) @ kernel.reshape(p * p * 3, self.width)
-
-
 class VisionTransformer(nn.Module):
     """Normalised pixels [B, H, W, 3] -> features [B, E]: the class token, projected. The same in training."""
 
@@ -71,7 +52,7 @@ class VisionTransformer(nn.Module):
     def __call__(self, pixels: jax.Array, train: bool = False) -> jax.Array:
         c = self.config
         init = nn.initializers.normal(c.vision_width**-0.5)
-        check_pixels(pixels, c)
+        check_pixels(pixels, c.image_size)
         x = PatchEmbedding(c.patch_size, c.vision_width, self.dtype, name="patch_embedding")(pixels)
         class_token = self.param("class_embedding", init, (c.vision_width,))
         x = jnp.concatenate(

@@ -87,9 +87,7 @@ PRESETS = {
 }
 
 
-def check_pixels(pixels: jax.Array, config: ClipConfig) -> None:
+def check_pixels(pixels: jax.Array, image_size: int) -> None:
     """Raises InputError unless pixels are [B, image_size, image_size, 3]."""
-    if pixels.shape[1:] != (config.image_size, config.image_size, 3):
-        raise InputError(
-            f"images of shape {pixels.shape[1:]}, but the model takes {config.image_size} px squares"
-        )
+    if pixels.shape[1:] != (image_size, image_size, 3):
+        raise InputError(f"images of shape {pixels.shape[1:]}, but the model takes {image_size} px squares")
