@@ -100,8 +100,18 @@ def default_config() -> ConfigDict:
     c.teacher.control = "none"  # 'shuffled' | 'uniform': teachers that know nothing, to compare with
 
     c.optim = ConfigDict(
-        {"lr": 1e-5, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 1e-4, "clip_norm": 0.0}
+        {
+            "lr": 1e-5,
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "weight_decay": 1e-4,
+            "clip_norm": 0.0,
+            "rules": "",
+            "freeze": "",
+        }
     )
+    c.model.heads = "linear"
     c.schedule = ConfigDict(
         {"epochs": 40, "min_lr": 1e-6, "warmup_epochs": 0.0, "warmup_lr": 1e-6, "every": "epoch"}
     )
