@@ -26,10 +26,11 @@ class ClipTokenizer:
     """Texts to token ids: ftfy, HTML unescaping and lower-casing, then byte-level BPE.
 
     sot, eot: ids of the start- and end-of-text tokens, the last two of the vocabulary.
+    vocabulary: {token: id}, the special ones included. merges: pairs of tokens, the first merged first.
     """
 
     def __init__(self) -> None:
-        merges = _read_merges()
+        self.merges = merges = _read_merges()
         # CLIP numbers the bytes by the code point that stands for them.
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), *map("".join, merges)]
@@ -37,6 +38,7 @@ class ClipTokenizer:
         self.sot, self.eot = len(tokens), len(tokens) + 1
         self.vocab_size = len(tokens) + 2
         self._special = {"<|startoftext|>": self.sot, "<|endoftext|>": self.eot}
+        self.vocabulary = vocabulary | self._special
         self._bpe = models.BPE(vocabulary, merges, end_of_word_suffix="</w>")
         self._words = pre_tokenizers.Sequence(
             [

@@ -15,7 +15,9 @@ from cusa_jax.models.student import Family, Options
 
 def inputs(sizes: ClipConfig) -> Inputs:
     """CLIP's preprocessing and tokens; attention is causal, so that padding behind a caption may be cut."""
-    return Inputs(Pixels(sizes.image_size), Text(sizes.context_length, sizes.vocab_size))
+    return Inputs(
+        Pixels(sizes.image_size, sizes.mean, sizes.std), Text(sizes.context_length, sizes.vocab_size)
+    )
 
 
 def student(sizes: ClipConfig, options: Options) -> DualEncoderStudent:

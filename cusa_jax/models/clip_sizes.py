@@ -7,6 +7,10 @@ import dataclasses
 import jax
 
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import CLIP_MEAN, CLIP_STD
+
+DEEPEST = 200  # layers; a hostile file may claim a billion
+WIDEST = 2**24  # of any other size; the largest of a known model is its vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,6 +21,9 @@ class ClipConfig:
     vision_width: of a ViT, or the channels behind a ResNet's stem.
     vision_layers: blocks of a ViT; 0 in a ResNet, whose four stages have `resnet_blocks` bottlenecks each.
     activation: of the transformers; ResNets have ReLU.
+    mean, std: of the pixels it was trained on, per channel.
+
+    Raises InputError, which does not name a file, for sizes that make no model.
     """
 
     embed_dim: int
@@ -32,8 +39,11 @@ class ClipConfig:
     vision_heads: int = 0
     text_heads: int = 0
     resnet_blocks: tuple[int, ...] = ()
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
 
     def __post_init__(self):
+        self._check_bounds()
         # A ResNet pools over the channels of its last stage: 32 times the stem's.
         widths = {"vision": self.vision_width * (32 if self.resnet_blocks else 1), "text": self.text_width}
         for tower, width in widths.items():
@@ -43,6 +53,18 @@ class ClipConfig:
             raise InputError(
                 f"model: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
+
+    def _check_bounds(self) -> None:
+        sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        numbers = {name: size for name, size in sizes.items() if name not in ("activation", "mean", "std")}
+        blocks = numbers.pop("resnet_blocks")
+        numbers |= {f"resnet_blocks[{stage}]": count for stage, count in enumerate(blocks)}
+        for name, size in numbers.items():
+            # A ResNet has no layers of a ViT; heads that are not said follow from the width.
+            low = 0 if name in ("vision_layers", "vision_heads", "text_heads") else 1
+            high = DEEPEST if "layers" in name or "blocks" in name else WIDEST
+            if type(size) is not int or not low <= size <= high:
+                raise InputError(f"model: {name} is {str(size)[:30]}, not a whole number from {low} to {high}")
 
 
 def _vit(

@@ -27,7 +27,9 @@ Heads = Literal["linear", "none"]
 
 
 class Student(Protocol):
-    """A model that is trained; `linen_student.LinenStudent` makes one of a linen module. Instances are immutable and compare by value: the compiled step is specialised to one.
+    """A model that is trained; `linen_student.LinenStudent` makes one of a linen module.
+
+    Instances are immutable and compare by value: the compiled step is specialised to one.
 
     family, sizes: by which `FAMILIES` makes it again; sizes is a frozen dataclass of plain values.
     inputs: what it must be given. image: uint8 [B, S, S, 3] or float regions [B, R, D]; tokens: int32 [B, L].
