@@ -141,11 +141,11 @@ class Checkpoints:
 
 
 def _learned(state: TrainState) -> dict[str, Any]:
-    return {"variables": state.variables, "taus": state.params["taus"]}
+    return {"variables": state.variables, "scalars": state.params["scalars"]}
 
 
 def read_best(workdir: Path) -> tuple[Params, dict[str, Any]]:
-    """({'variables', 'taus'} as numpy arrays, what describes the run) of a run's best model, wherever it was trained.
+    """({'variables', 'scalars'} as numpy arrays, what describes the run) of a run's best model, wherever it was trained.
 
     Raises InputError where there is none, or it is damaged.
     """

@@ -67,6 +67,8 @@ def _write(path: Path, weights: Weights) -> None:
     config = reference.with_own_temperatures(weights.config)
     config.model.name, config.init_from = preset_name(weights.sizes) or "auto", str(path.with_suffix(".pt"))
     loss = config.loss
+    if others := [term for term in loss if term not in reference.SECTIONS and getattr(loss[term], "weight", 0)]:
+        raise InputError(f"{path}: the reference has no {' and no '.join(others)} loss")
     wanted = (("cross",) if loss.contrastive.weight or loss.csa.weight else ()) + (
         ("uni",) if loss.usa.weight else ()
     )
