@@ -7,7 +7,7 @@ from pathlib import Path
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.models.student import Student
 from cusa_jax.types import Params
-from cusa_jax.weights import huggingface, metadata, native, open_clip, openai, reference_checkpoint
+from cusa_jax.weights import huggingface, metadata, native, open_clip, openai, reference_checkpoint, siglip
 from cusa_jax.weights.format import CONFIG, Format, Source
 from cusa_jax.weights.hub import Weights
 
@@ -16,6 +16,7 @@ FORMATS: dict[str, Format] = {
     "run": native.RUN,
     "open_clip": open_clip.FORMAT,
     "huggingface_clip": huggingface.FORMAT,
+    "huggingface_siglip": siglip.FORMAT,
     "native": native.FORMAT,
     "reference": reference_checkpoint.FORMAT,
     "openai": openai.FORMAT,
@@ -74,7 +75,9 @@ def write_weights(path: Path, weights: Weights) -> None:
 def _unrecognised(source: Source) -> str:
     if source.is_folder:
         if not source.config:
-            return f"no {CONFIG} in it; a folder of weights has one, or open_clip_config.json, or a run's best/"
+            return (
+                f"no {CONFIG} in it; a folder of weights has one, or open_clip_config.json, or a run's best/"
+            )
         said = one_line(repr(source.config.get("model_type")))[:80]
         return f"{CONFIG} says model_type {said}; read are folders of {', '.join(_families())}"
     for key, told in _OTHERS.items():

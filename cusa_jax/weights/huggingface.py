@@ -60,11 +60,12 @@ def key_table(sizes: ClipConfig) -> KeyTable:
         ("text", "text_model", sizes.text_layers),
     ):
         for n in range(layers):
-            table |= _block(f"{ours}/transformer/block_{n}", f"{theirs}.encoder.layers.{n}")
+            table |= block(f"{ours}/transformer/block_{n}", f"{theirs}.encoder.layers.{n}")
     return table
 
 
-def _block(ours: str, theirs: str) -> dict[str, str | Tensors]:
+def block(ours: str, theirs: str) -> dict[str, str | Tensors]:
+    """One block of a transformer: ours, in CLIP and SigLIP alike -> theirs."""
     attention = f"{theirs}.self_attn"
     return {
         f"{ours}/ln_1": f"{theirs}.layer_norm1",
