@@ -14,11 +14,11 @@ from absl import logging
 from jax.sharding import Mesh
 
 from cusa_jax import optim, sharding, step
-from cusa_jax.config import Config
 from cusa_jax.data.pipeline import train_batches
-from cusa_jax.data.splits import Split, check_disjoint, check_found, load_split, write_world
+from cusa_jax.data.splits import SPLITS, Split, check_disjoint, load_split, provide
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs
+from cusa_jax.keys import Config
 from cusa_jax.losses.terms import reads
 from cusa_jax.models import families
 from cusa_jax.models.student import Embeds, Options, Student
@@ -27,8 +27,6 @@ from cusa_jax.teachers.load import load_teachers
 from cusa_jax.types import Params, Teachers, TrainState
 from cusa_jax.weights.formats import read_weights
 from cusa_jax.weights.hub import Weights, start_from
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +58,8 @@ def build(config: Config) -> Experiment:
     """Reads the data and the weights that `config` names. Raises InputError for whatever is wrong with them."""
     mesh = sharding.make_mesh(config.sharding.fsdp)
     check_batch(config, mesh)
-    write_world(config.data)
     # What takes no time is checked first.
-    for split in SPLITS:
-        check_found(config.data.path, split)
+    provide(config.data.path, dataclasses.asdict(config.data.world))
     student, variables, values = build_student(config)
     splits = load_splits(config, student.inputs)
     train = splits["train"]
@@ -136,21 +132,30 @@ def build_student(config: Config) -> tuple[Student, Params, Mapping[str, np.ndar
 
     Weights that are all fresh are announced loudly. Raises InputError where weights and configuration disagree.
     """
-    preset, weights = families.presets().get(config.model.name), None
-    if config.init_from:
-        weights = read_weights(config.init_from, config.model.activation)
-        if preset:
-            _check_sizes(config, preset, weights)
-        preset = weights.family, weights.sizes
-    if preset is None:
-        raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
-    student = families.make(*preset, student_options(config))
+    family, sizes, weights = find_sizes(config)
+    student = families.make(family, sizes, student_options(config))
     _check_student(config, student)
     variables = jax.jit(student.init)(jax.random.key(config.seed))
     if weights is None:
         logging.warning("THE STUDENT STARTS FROM RANDOM WEIGHTS: config.init_from is empty")
         return student, variables, {}
     return student, start_from(weights, variables), weights.scalars
+
+
+def find_sizes(config: Config) -> tuple[str, Any, Weights | None]:
+    """(family, sizes) of the student, and the weights of `init_from` where there are any.
+
+    Raises InputError where preset and weights are different models, or neither says the sizes.
+    """
+    preset = families.presets().get(config.model.name)
+    if not config.init_from:
+        if preset is None:
+            raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
+        return *preset, None
+    weights = read_weights(config.init_from, config.model.activation)
+    if preset:
+        _check_sizes(config, preset, weights)
+    return weights.family, weights.sizes, weights
 
 
 def student_options(config: Config) -> Options:

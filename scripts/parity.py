@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
-from cusa_jax.command import errors_in_one_line
+from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
 
@@ -94,4 +94,4 @@ def commit(checkout: Path) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

@@ -16,12 +16,12 @@ from typing import cast
 from absl import app, flags, logging
 
 from cusa_jax import sharding
-from cusa_jax.command import errors_in_one_line
+from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.data.captions import clean_captions
 from cusa_jax.data.images import load_image
 from cusa_jax.data.tokenize import ClipTokenizer
 from cusa_jax.encoder import Encoder
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, one_line
 from cusa_jax.report.page import write_search
 from cusa_jax.search import index
 from cusa_jax.search.query import top_k
@@ -62,7 +62,7 @@ def build_index(photos: Path) -> None:
         print("\nstopped; the same command continues", file=sys.stderr)
         sys.exit(130)
     for error in done.unreadable:
-        print(f"skipped: {error}", file=sys.stderr)
+        print(f"skipped: {one_line(error)}", file=sys.stderr)
     print(
         f"{OUT.value}: {done.encoded} photos encoded, {done.unchanged} unchanged, {done.removed} removed, "
         f"{len(done.unreadable)} unreadable"
@@ -77,16 +77,16 @@ def query(file: Path, text: str) -> None:
     encoder, variables, found = load(checkpoint, 1)
     index.check_model(file, origin, found, checkpoint)
     if IMAGE.value:
-        _, embedding = encoder.images(variables, load_image(IMAGE.value, encoder.image_size)[None])
+        _, embedding = encoder.images(variables, load_image(IMAGE.value, encoder.student.inputs.image)[None])
     else:
-        tokens, cut = ClipTokenizer()(clean_captions([text]), encoder.context_length)
+        tokens, cut = ClipTokenizer()(clean_captions([text]), encoder.student.inputs.text.length)
         if cut:
-            print(f"the text was cut to {encoder.context_length} tokens", file=sys.stderr)
+            print(f"the text was cut to {encoder.student.inputs.text.length} tokens", file=sys.stderr)
         embedding, _ = encoder.texts(variables, tokens)
     scores, numbers = top_k(embedding, embeddings, K.value)
     hits = [(float(score), photos[number]) for score, number in zip(scores[0], numbers[0], strict=True)]
     for score, photo in hits:
-        print(f"{score:.4f}  {photo}")
+        print(f"{score:.4f}  {one_line(photo)}")
     if HTML.value:
         write_search(Path(HTML.value), text, IMAGE.value, hits)
         print(f"page: {HTML.value}")
@@ -104,4 +104,4 @@ def load(checkpoint: str, batch_size: int):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

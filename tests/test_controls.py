@@ -11,8 +11,10 @@ from cusa_jax.config import default_config
 from cusa_jax.controls import BASELINE, CELLS, Cell
 from cusa_jax.data.captions import CaptionTable
 from cusa_jax.data.splits import Split
-from cusa_jax.evaluation.figures import Figures, mean
-from cusa_jax.evaluation.retrieval import EmbeddedSplit, metrics
+from cusa_jax.evaluation.result import Result
+from cusa_jax.evaluation.retrieval import ScoredSplit, metrics
+from cusa_jax.evaluation.scores import InnerProducts
+from cusa_jax.evaluation.statistics import mean
 from cusa_jax.models.clip import PRESETS
 from cusa_jax.models.dual_encoder import DualEncoder
 
@@ -45,7 +47,7 @@ def test_ten_cells_that_differ_in_loss_and_teachers_only(config):
 
 
 def one_figure(values):
-    return Figures("image", (len(values),), {"r_mean": mean(values)})
+    return Result("image", (len(values),), {"r_mean": mean(values)})
 
 
 @pytest.fixture
@@ -68,8 +70,8 @@ def trained(monkeypatch, tmp_path):
     stop = {}
     monkeypatch.setattr(controls, "train", train)
     monkeypatch.setattr(controls, "_embed", embed)
-    monkeypatch.setattr(controls, "_embedded", lambda folder: (folder / controls.EMBEDDINGS).read_text())
-    monkeypatch.setattr(controls, "figures", measured)
+    monkeypatch.setattr(controls, "_scored", lambda folder: (folder / controls.EMBEDDINGS).read_text())
+    monkeypatch.setattr(controls, "result", measured)
     monkeypatch.setattr(controls, "load_model", lambda folder: (DualEncoder(PRESETS["toy"]), None))
     monkeypatch.setattr(controls, "read_split", lambda config, name, clip: None)
     return asked, stop
@@ -114,10 +116,9 @@ def test_its_figures_are_the_official_ones():
     relevance = np.eye(6, dtype=bool)[caption_image] | (rng.random((10, 6)) < 0.3)
     table = CaptionTable([str(n) for n in range(6)], [], ["c"] * 10, caption_image, None)
     split = Split(table, ["c"] * 10, np.zeros((10, 4), np.int32), relevance)
-    embedded = EmbeddedSplit(
-        np.arange(6, dtype=np.int32), np.arange(10), rng.normal(size=(6, 3)), rng.normal(size=(10, 3))
-    )
-    found, official = controls.figures(embedded, split).values(), metrics(embedded, split)
+    scores = InnerProducts(rng.normal(size=(6, 3)), rng.normal(size=(10, 3)))
+    scored = ScoredSplit(np.arange(6, dtype=np.int32), np.arange(10), scores)
+    found, official = controls.result(scored, split).values(), metrics(scored, split)
     assert found.keys() == {"r_mean", "map_at_r"}
     for name, value in found.items():
         assert value == pytest.approx(official[name])

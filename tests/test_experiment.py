@@ -20,7 +20,7 @@ def _nothing_is_built(monkeypatch):
 
 
 def test_missing_data(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no such folder or JSON file"):
+    with pytest.raises(InputError, match="nowhere: no such folder or file of captions"):
         experiment.build(config(**{"data.path": str(tmp_path / "nowhere")}))
 
 

@@ -21,6 +21,7 @@ from cusa_jax.data.tokenize import ClipTokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.experiment import build_model
+from cusa_jax.inputs import Pixels
 from cusa_jax.scalars import specifications
 from cusa_jax.search.index import fingerprint
 from cusa_jax.types import TrainState
@@ -65,7 +66,7 @@ def embeddings(model, variables, photos, text):
     def apply(method, x):
         return model.apply(variables, x, method=method)
 
-    pixels = [load_image(path, 32) for path in sorted(photos.glob("*.png"))]
+    pixels = [load_image(path, Pixels(32)) for path in sorted(photos.glob("*.png"))]
     images = [apply("encode_image", normalise(picture[None])) for picture in pixels]
     texts = [apply("encode_text", ClipTokenizer()([text])[0])]
     both = [np.concatenate([np.asarray(pair[head], np.float64) for pair in rows])
@@ -95,7 +96,7 @@ def test_batches_of_any_size_give_each_rows_own_embedding(trained, photos):
     _, model, variables = trained
     encoder = Encoder(model, sharding.make_mesh(), 3)
     assert encoder.batch_size == 8  # a row on each device
-    pixels = np.stack([load_image(path, 32) for path in sorted(photos.glob("*.png"))])
+    pixels = np.stack([load_image(path, Pixels(32)) for path in sorted(photos.glob("*.png"))])
     tokens, _ = ClipTokenizer()([TEXT])
     found = [*encoder.images(variables, pixels), *encoder.texts(variables, tokens)]
     for ours, expected in zip(found, embeddings(model, variables, photos, TEXT), strict=True):

@@ -112,10 +112,10 @@ def test_a_run_leaves_metrics_checkpoints_and_results(undisturbed):
     best = max(validated, key=lambda line: line["r_mean"])
     results = json.loads((undisturbed / "results.json").read_text())
     assert (results["best_step"], results["val_r_mean"]) == (best["step"], best["r_mean"])
-    assert {"txt_r1", "img_r10", "map_at_r", "img_exact_r1"} <= results["test"].keys()
+    assert {"i2t_r1", "t2i_r10", "map_at_r", "t2i_exact_r1"} <= results["test"].keys()
     assert list((undisturbed / "tensorboard").glob("events*"))
     report = (undisturbed / "report.html").read_text()
-    assert f"{results['test']['txt_r1']:.2f}" in report
+    assert f"{results['test']['i2t_r1']:.2f}" in report
     assert "Captions with captions (USA): r = " in report
     assert report.count('<div class="query ') == 12
 

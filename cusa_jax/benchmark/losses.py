@@ -1,5 +1,6 @@
 """The loss terms with their gradients, dense against tiled: time, memory, and how far apart they are."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -41,9 +42,7 @@ def row(loss: Any, batch: int, *, width: int, tile: int, dense: bool, repeats: i
 
 def with_tile(loss: Any, side: int) -> Any:
     """`config.loss` computed in tiles of `side`; 0 is dense."""
-    loss = loss.copy_and_resolve_references()
-    loss.tile = side
-    return loss
+    return dataclasses.replace(loss, tile=side)
 
 
 def _of_features(student: jax.Array, teacher: jax.Array, ids: jax.Array, values: Any, loss: Any) -> jax.Array:

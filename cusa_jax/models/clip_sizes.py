@@ -64,7 +64,9 @@ class ClipConfig:
             low = 0 if name in ("vision_layers", "vision_heads", "text_heads") else 1
             high = DEEPEST if "layers" in name or "blocks" in name else WIDEST
             if type(size) is not int or not low <= size <= high:
-                raise InputError(f"model: {name} is {str(size)[:30]}, not a whole number from {low} to {high}")
+                raise InputError(
+                    f"model: {name} is {str(size)[:30]}, not a whole number from {low} to {high}"
+                )
 
 
 def _vit(

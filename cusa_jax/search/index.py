@@ -18,10 +18,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from cusa_jax.data.images import ImageFiles, image_suffixes
+from cusa_jax.data.images import image_suffixes
 from cusa_jax.data.pipeline import decoded_batches
+from cusa_jax.data.sources import ImageFiles
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Pixels
 from cusa_jax.models.dual_encoder import DualEncoder
 from cusa_jax.types import Params
 
@@ -77,11 +79,7 @@ def update(file: Path, origin: Origin, encoder: Encoder, params: Params) -> Upda
         unreadable: list[str] = []
         paths = [Path(origin.photos, os.fsdecode(name)) for name in changed]
         batches = decoded_batches(
-            ImageFiles(paths),
-            len(paths),
-            batch_size=encoder.batch_size,
-            image_size=encoder.image_size,
-            on_bad_image="skip",
+            ImageFiles(paths), Pixels(encoder.image_size), batch_size=encoder.batch_size, on_bad_image="skip"
         )
         with contextlib.closing(batches), tqdm(total=len(paths), unit="photo", disable=not paths) as progress:
             for numbers, pixels, errors in batches:

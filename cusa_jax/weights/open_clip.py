@@ -68,7 +68,9 @@ def _check(name: str, section: dict[str, Any], path: Any) -> None:
         only = _ONLY.get(key)
         plain = value in only if isinstance(only, tuple) else value == only
         if value and key not in (*_HONOURED[name], *_IGNORED) and not plain:
-            raise InputError(f"{path}: {name}.{key}={value!r}: OpenAI's CLIP, which this is not, is supported"[:300])
+            raise InputError(
+                f"{path}: {name}.{key}={value!r}: OpenAI's CLIP, which this is not, is supported"[:300]
+            )
 
 
 FORMAT = Format("open_clip's folder", "clip", _recognises, _read)

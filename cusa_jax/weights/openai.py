@@ -154,7 +154,11 @@ def own_logit_scale(weights: Weights) -> np.ndarray:
 
 
 def _head_keys(kind: str) -> list[str]:
-    return [f"{name}_projection.weight" for side in ("image", "text") for name in (f"ln_{kind}_{side}", f"{kind}_{side}")]
+    return [
+        f"{name}_projection.weight"
+        for side in ("image", "text")
+        for name in (f"ln_{kind}_{side}", f"{kind}_{side}")
+    ]
 
 
 # --- the format -----------------------------------------------------------------------------------------------

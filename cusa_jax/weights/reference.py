@@ -91,7 +91,7 @@ def read_yaml(path: Path) -> ConfigDict:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # what a damaged file does to a parser cannot be foreseen
         raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())[:200]})") from error
     return config_of(raw, path)
 

@@ -67,7 +67,9 @@ def _write(path: Path, weights: Weights) -> None:
     config = reference.with_own_temperatures(weights.config)
     config.model.name, config.init_from = preset_name(weights.sizes) or "auto", str(path.with_suffix(".pt"))
     loss = config.loss
-    if others := [term for term in loss if term not in reference.SECTIONS and getattr(loss[term], "weight", 0)]:
+    if others := [
+        term for term in loss if term not in reference.SECTIONS and getattr(loss[term], "weight", 0)
+    ]:
         raise InputError(f"{path}: the reference has no {' and no '.join(others)} loss")
     wanted = (("cross",) if loss.contrastive.weight or loss.csa.weight else ()) + (
         ("uni",) if loss.usa.weight else ()
@@ -119,7 +121,9 @@ def _temperatures(config: ConfigDict) -> list[str]:
     """Our names of the temperatures that the reference makes: those of terms that are on."""
     names = scalars.specifications(config.loss).keys() & reference.TEMPERATURE_NAMES.keys()
     return [
-        name for name in reference.TEMPERATURE_NAMES if name in names and config.loss[name.split("_")[1]].weight > 0
+        name
+        for name in reference.TEMPERATURE_NAMES
+        if name in names and config.loss[name.split("_")[1]].weight > 0
     ]
 
 

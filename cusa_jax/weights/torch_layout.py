@@ -175,7 +175,9 @@ def _leaves(tree: Params, table: KeyTable) -> dict[LeafPath, _Leaf]:
 
 def _leaf(path: LeafPath, shape: tuple[int, ...], table: KeyTable) -> _Leaf:
     name = "/".join(path)
-    entry, suffix = (table[name], "") if name in table else (table["/".join(path[:-1])], "." + LEAF_NAMES[path[-1]])
+    entry, suffix = (
+        (table[name], "") if name in table else (table["/".join(path[:-1])], "." + LEAF_NAMES[path[-1]])
+    )
     if isinstance(entry, str):
         entry = Tensors((entry,))
     axes = _axes(path, len(shape), entry)

@@ -12,10 +12,10 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
-from cusa_jax import optim, scalars, sharding, similarity
+from cusa_jax import optim, sharding, similarity
 from cusa_jax.data.splits import load_split
 from cusa_jax.evaluation.retrieval import Evaluator
-from cusa_jax.experiment import make_model
+from cusa_jax.experiment import clip_inputs, make_model
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.dual_encoder import init_variables
 from cusa_jax.models.layers import Block
@@ -52,8 +52,8 @@ class Ours:
 
         rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
         self.learning_rates = rates[::steps_per_epoch]
-        specs = scalars.specifications(config.loss)
-        one = Teacher("given", None, lambda features, rows: features[rows], "index")
+        specs = temperatures.temperatures(config.loss)
+        one = Teacher("given", lambda features, rows: features[rows], "index")
         self.recipe = Recipe(
             model,
             specs,
@@ -130,7 +130,7 @@ class Ours:
         mesh = sharding.make_mesh()
         self.config.eval.batch_size = 32
         model = self.recipe.model
-        split = load_split(str(folder), "test", image_root="", context_length=model.clip.context_length)
+        split = load_split(str(folder), "test", clip_inputs(model.clip), image_root="")
         return Evaluator(model, mesh, self.config)(self.state.variables, split)
 
     def _step(self, recipe: Recipe) -> Any:

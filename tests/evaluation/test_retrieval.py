@@ -11,6 +11,7 @@ from PIL import Image
 from cusa_jax import sharding
 from cusa_jax.data.splits import load_split
 from cusa_jax.evaluation.retrieval import Evaluator
+from cusa_jax.experiment import clip_inputs
 from cusa_jax.models.clip import PRESETS
 from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.step import encode_images, encode_texts
@@ -30,7 +31,7 @@ def split(tmp_path):
             rows.append({"image_path": f"{n}.png", "caption": caption, "image_id": str(n)})
     (tmp_path / "val.json").write_text(json.dumps(rows))
     (tmp_path / f"{UNREADABLE}.png").write_bytes(b"not an image")
-    return load_split(str(tmp_path), "val", image_root="", context_length=77)
+    return load_split(str(tmp_path), "val", clip_inputs(PRESETS["toy"]), image_root="")
 
 
 def test_recall_is_that_of_the_cross_modal_heads_over_the_readable_images(split):
@@ -51,6 +52,6 @@ def test_recall_is_that_of_the_cross_modal_heads_over_the_readable_images(split)
     for k in (1, 5, 10):
         i2t = [np.isin(owner[np.argsort(-scores[n])[:k]], n).any() for n in range(len(kept))]
         t2i = [owner[n] in np.argsort(-scores[:, n])[:k] for n in range(len(rows))]
-        assert measured[f"txt_r{k}"] == pytest.approx(100 * np.mean(i2t))
-        assert measured[f"img_r{k}"] == pytest.approx(100 * np.mean(t2i))
+        assert measured[f"i2t_r{k}"] == pytest.approx(100 * np.mean(i2t))
+        assert measured[f"t2i_r{k}"] == pytest.approx(100 * np.mean(t2i))
     assert measured["images_skipped"] == 1

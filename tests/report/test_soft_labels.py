@@ -8,7 +8,7 @@ from cusa_jax import experiment, similarity
 from cusa_jax.config import default_config
 from cusa_jax.data.images import normalise
 from cusa_jax.report import soft_labels
-from cusa_jax.teachers.control import teacher_features
+from cusa_jax.teachers.apply import teacher_features
 
 
 def test_alike_samples_are_put_together():
@@ -39,7 +39,7 @@ def test_teachers_and_student_are_compared_on_the_first_batch(run, monkeypatch):
         soft_labels, "heat_map", lambda title, matrix: drawn.setdefault(f"{title} {len(drawn)}", matrix)
     )
     next(run.batches)  # the comparison must not depend on how far the run has come
-    found = soft_labels.compare(run, run.initial_state().variables)
+    found = soft_labels.compare(*soft_labels.of_first_batch(run, run.initial_state().variables))
 
     run.batches.set_state({"step": 0})
     batch = next(run.batches)

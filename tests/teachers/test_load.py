@@ -1,5 +1,6 @@
 """A run's teachers: the same soft labels live, from feature files and from banks."""
 
+import dataclasses
 import importlib.resources
 
 import jax
@@ -10,9 +11,10 @@ import pytest
 from cusa_jax import similarity
 from cusa_jax.config import default_config, with_argument
 from cusa_jax.errors import InputError
-from cusa_jax.sharding import make_mesh, put_params, put_rows
-from cusa_jax.teachers import own, unicom
-from cusa_jax.teachers.control import teacher_features
+from cusa_jax.inputs import Pixels
+from cusa_jax.sharding import make_mesh, put_rows
+from cusa_jax.teachers import checkpoints, unicom
+from cusa_jax.teachers.apply import teacher_features
 from cusa_jax.teachers.features import caption_keys, write_features
 from cusa_jax.teachers.live import load_image_teacher
 from cusa_jax.teachers.load import load_teachers
@@ -32,7 +34,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def live(world_train, mesh):
-    found = soft_labels(load_teachers(config(), world_train, mesh), world_train, mesh)
+    found = soft_labels(*load_teachers(config(), world_train, mesh), world_train, mesh)
     assert float(jnp.ptp(found.image)) > 0.3  # there is something to tell apart
     return found
 
@@ -46,16 +48,15 @@ def config(**teacher):
 
 
 def pixels(train):
-    return np.stack([train.table.read_image(image, 32)[0] for image in IMAGES])
+    return np.stack([train.images.read(image, Pixels(32))[0] for image in IMAGES])
 
 
-def soft_labels(teachers, train, mesh):
+def soft_labels(teachers, params, train, mesh):
     """Of the photographs IMAGES and the captions CAPTIONS, by whatever the teachers take."""
     images, captions = np.array(IMAGES, np.int32), np.array(CAPTIONS, np.int32)
     batch = Batch(pixels(train), train.tokens[captions], images, captions, images, captions)
     if teachers.text.tokenize:
         batch = batch.replace(teacher_text=teachers.text.tokenize([train.captions[n] for n in CAPTIONS]))
-    params = put_params({"image": teachers.image.params, "text": teachers.text.params}, mesh)
     rows = jax.tree.map(lambda x: put_rows(np.asarray(x), mesh), batch)
     return jax.jit(lambda params, rows: similarity.teacher(*teacher_features(teachers, params, rows)))(
         params, rows
@@ -66,10 +67,10 @@ def test_a_bank_s_are_the_live_teachers(tmp_path, world_train, mesh, live):
     banked = config(bank=str(tmp_path / "bank"))
     for options, tolerance in (({}, 2e-6), ({}, 2e-6), ({"stored_dtype": "bfloat16"}, 5e-3)):
         banked.teacher.update(options)
-        teachers = load_teachers(banked, world_train, mesh)
+        teachers, params = load_teachers(banked, world_train, mesh)
         assert teachers.image.inputs == teachers.text.inputs == "index"
-        assert teachers.image.params.dtype == options.get("stored_dtype", "float32")
-        found = soft_labels(teachers, world_train, mesh)
+        assert params["image"].dtype == options.get("stored_dtype", "float32")
+        found = soft_labels(teachers, params, world_train, mesh)
         np.testing.assert_allclose(found.image, live.image, atol=tolerance)
         np.testing.assert_allclose(found.text, live.text, atol=tolerance)
 
@@ -84,11 +85,11 @@ def test_a_file_s_are_looked_up_and_narrowed(tmp_path, world_train, mesh):
     write_features(tmp_path / "texts.npz", keys, texts)
     settings = config(image=str(tmp_path / "images.npz"), text=str(tmp_path / "texts.npz"), width=100)
     settings.teacher.bank = str(tmp_path / "bank")
-    teachers = load_teachers(settings, world_train, mesh)
+    teachers, params = load_teachers(settings, world_train, mesh)
     assert not (tmp_path / "bank").exists()
-    assert teachers.image.params.shape == (24, 100)  # 21 rows over 8 devices
-    assert {shard.data.shape[0] for shard in teachers.image.params.addressable_shards} == {3}
-    found = soft_labels(teachers, world_train, mesh)
+    assert params["image"].shape == (24, 100)  # 21 rows over 8 devices
+    assert {shard.data.shape[0] for shard in params["image"].addressable_shards} == {3}
+    found = soft_labels(teachers, params, world_train, mesh)
     narrow = project(images[IMAGES].astype(np.float32), 100)
     expected = similarity.teacher(narrow, texts[CAPTIONS])
     np.testing.assert_allclose(found.image, expected.image, atol=2e-6)
@@ -96,22 +97,20 @@ def test_a_file_s_are_looked_up_and_narrowed(tmp_path, world_train, mesh):
 
 
 def test_live_teachers_and_their_bank_are_narrowed(tmp_path, world_train, mesh):
-    whole = load_teachers(config(), world_train, mesh)
-    image = whole.image.apply(whole.image.params, pixels(world_train))
-    text = whole.text.apply(
-        whole.text.params, whole.text.tokenize([world_train.captions[n] for n in CAPTIONS])
-    )
+    whole, params = load_teachers(config(), world_train, mesh)
+    image = whole.image.apply(params["image"], pixels(world_train))
+    text = whole.text.apply(params["text"], whole.text.tokenize([world_train.captions[n] for n in CAPTIONS]))
     expected = similarity.teacher(project(image, 16), project(text, 16))
     for bank in ("", str(tmp_path / "bank")):
-        found = soft_labels(load_teachers(config(width=16, bank=bank), world_train, mesh), world_train, mesh)
+        found = soft_labels(*load_teachers(config(width=16, bank=bank), world_train, mesh), world_train, mesh)
         np.testing.assert_allclose(found.image, expected.image, atol=3e-6)
         np.testing.assert_allclose(found.text, expected.text, atol=3e-6)
 
 
 def test_the_uniform_control_looks_at_nothing(world_train, mesh):
-    teachers = load_teachers(config(control="uniform", image="missing.npy"), world_train, mesh)
+    teachers, params = load_teachers(config(control="uniform", image="missing.npy"), world_train, mesh)
     assert teachers.image.inputs == teachers.text.inputs == "index"
-    found = soft_labels(teachers, world_train, mesh)
+    found = soft_labels(teachers, params, world_train, mesh)
     others = ~np.eye(len(IMAGES), dtype=bool)
     others[3, 4] = others[4, 3] = False  # the same photograph twice
     assert np.abs(np.asarray(found.image))[others].max() < 0.2
@@ -119,7 +118,7 @@ def test_the_uniform_control_looks_at_nothing(world_train, mesh):
 
 def test_without_csa_and_usa_teachers_only_measure(world_train, mesh, capsys):
     settings = with_argument(config(), "loss=contrastive")
-    assert load_teachers(settings, world_train, mesh) is not None
+    assert load_teachers(settings, world_train, mesh)[0] is not None
     assert "the teachers only measure them" in capsys.readouterr().out
     settings.teacher.image = "missing.npy"
     with pytest.raises(InputError, match=r"missing\.npy: .*--config\.teacher\.text= leaves them out"):
@@ -136,13 +135,14 @@ def test_a_bank_takes_unicom_as_a_folder_and_as_its_own_file(tmp_path, world_tra
     if released:
         torch_file.write(source, torch_layout.to_torch(params, unicom.key_table(sizes)))
     else:
-        own.save(source, sizes, params)
+        checkpoints.save(source, sizes, params)
     settings = config(image=str(source), bank=str(tmp_path / "bank"))
-    table = np.asarray(load_teachers(settings, world_train, mesh).image.params)
-    photographs = np.stack([world_train.table.read_image(n, 16)[0] for n in range(IMAGE_COUNT)])
-    live = load_image_teacher(str(source))
+    _, teacher_params = load_teachers(settings, world_train, mesh)
+    table = np.asarray(teacher_params["image"])
+    photographs = np.stack([world_train.images.read(n, Pixels(16))[0] for n in range(IMAGE_COUNT)])
+    live, live_params = load_image_teacher(str(source))
     np.testing.assert_allclose(
-        table[:IMAGE_COUNT], live.apply(live.params, photographs), rtol=1e-3, atol=1e-3
+        table[:IMAGE_COUNT], live.apply(live_params, photographs), rtol=1e-3, atol=1e-3
     )
 
 
@@ -174,7 +174,7 @@ def test_bank_of_another_teacher_or_other_samples_is_refused(
             weights.write(b"more")
     elif "captions" in change:
         captions = [*train.captions[:-1], "another"]
-        train = type(train)(train.table, captions, train.tokens, train.relevance)
+        train = dataclasses.replace(train, captions=captions)
     else:
         settings.teacher.update(change)
     with pytest.raises(InputError, match=rf"bank\.json: the bank was computed with other {told};"):

@@ -234,10 +234,16 @@ def test_safetensors_with_openais_names_are_read(tmp_path):
     config = recipe()
     write_weights(tmp_path / "w.pth", weights())
     model = torch_file.read(tmp_path / "w.pth")["model"]
-    tensors = {name.removeprefix("clip_model."): tensor for name, tensor in model.items() if "tau" not in name}
+    tensors = {
+        name.removeprefix("clip_model."): tensor for name, tensor in model.items() if "tau" not in name
+    }
     tensors |= {f"temperatures.{name.removeprefix('tau_')}": tau for name, tau in learned(config).items()}
     header = {"cusa_jax": json.dumps(described_before_there_were_families(config))}
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, tmp_path / "old.safetensors", header)
+    save_file(
+        {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
+        tmp_path / "old.safetensors",
+        header,
+    )
     read = read_weights(tmp_path / "old.safetensors")
     assert (read.sizes, read.heads, read.config) == (CLIP, ("cross", "uni"), config)
     assert_same_params(read.variables, {"params": params()})
@@ -323,7 +329,13 @@ def test_open_clips_folder_says_heads_and_activation(tmp_path):
     assert read_weights(open_clip_folder(tmp_path / "b", quick_gelu=True)).sizes.activation == "quick_gelu"
 
 
-PREPROCESS = {"size": 16, "mode": "RGB", "interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0}
+PREPROCESS = {
+    "size": 16,
+    "mode": "RGB",
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "fill_color": 0,
+}
 
 
 def test_open_clips_pixels_are_honoured_or_refused_by_name(tmp_path):
@@ -337,17 +349,31 @@ def test_open_clips_pixels_are_honoured_or_refused_by_name(tmp_path):
     own = read(**PREPROCESS, mean=[0.5, 0.25, 0.125], std=[0.5, 0.5, 0.25])
     assert (own.mean, own.std) == (PIXELS["mean"], PIXELS["std"])
     clips = ClipConfig(**CLIP.__dict__ | {"activation": "gelu", "vision_heads": 2, "text_heads": 4})
-    assert read(**PREPROCESS) == read(mean=[0.481455, 0.457828, 0.408211]) == clips  # as some files round CLIP's
-    for key, value in (("interpolation", "bilinear"), ("resize_mode", "squash"), ("size", 32), ("crop_pct", 0.9)):
+    assert (
+        read(**PREPROCESS) == read(mean=[0.481455, 0.457828, 0.408211]) == clips
+    )  # as some files round CLIP's
+    for key, value in (
+        ("interpolation", "bilinear"),
+        ("resize_mode", "squash"),
+        ("size", 32),
+        ("crop_pct", 0.9),
+    ):
         with pytest.raises(InputError, match=rf"open_clip_config\.json: {key}=.*remove"):
             read(**PREPROCESS | {key: value})
-    for key, value in (("mean", [0.5] * 2), ("std", [0.5, 0.0, 0.5]), ("std", "0.5"), ("mean", [0.5, "x", 1])):
+    for key, value in (
+        ("mean", [0.5] * 2),
+        ("std", [0.5, 0.0, 0.5]),
+        ("std", "0.5"),
+        ("mean", [0.5, "x", 1]),
+    ):
         with pytest.raises(InputError, match=f"{key}=.* is not one number for each channel"):
             read(**{key: value})
 
 
 def test_parts_of_open_clip_that_no_clip_has_are_named(tmp_path):
-    folder = open_clip_folder(tmp_path / "a", vision_cfg=OPEN_CLIP["model_cfg"]["vision_cfg"] | {"timm_model_name": "x"})
+    folder = open_clip_folder(
+        tmp_path / "a", vision_cfg=OPEN_CLIP["model_cfg"]["vision_cfg"] | {"timm_model_name": "x"}
+    )
     with pytest.raises(InputError, match=r"vision_cfg\.timm_model_name='x'"):
         read_weights(folder)
 
