@@ -16,7 +16,8 @@ from cusa_jax.models.student import Family, Options
 def inputs(sizes: ClipConfig) -> Inputs:
     """CLIP's preprocessing and tokens; attention is causal, so that padding behind a caption may be cut."""
     return Inputs(
-        Pixels(sizes.image_size, sizes.mean, sizes.std), Text(sizes.context_length, sizes.vocab_size)
+        Pixels(sizes.image_size, sizes.mean, sizes.std, sizes.resize, sizes.resampling),
+        Text(sizes.context_length, sizes.vocab_size),
     )
 
 
@@ -62,8 +63,16 @@ class VisionTransformer(nn.Module):
         )
         x = x + self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)
         x = LayerNorm(dtype=self.dtype, name="ln_pre")(x)
-        compute = self.remat, self.dtype, self.attention
-        x = Transformer(c.vision_layers, c.vision_heads, False, c.activation, *compute, name="transformer")(x)
+        transformer = (
+            c.vision_layers,
+            c.vision_heads,
+            False,
+            c.activation,
+            self.remat,
+            self.dtype,
+            self.attention,
+        )
+        x = Transformer(*transformer, c.vision_mlp, name="transformer")(x)
         x = LayerNorm(dtype=self.dtype, name="ln_post")(x[:, 0])
         return x @ self.param("projection", init, (c.vision_width, c.embed_dim)).astype(x.dtype)
 
@@ -90,8 +99,8 @@ class TextTransformer(nn.Module):
         if tokens.shape[1] > c.context_length:
             raise InputError(f"captions of {tokens.shape[1]} tokens, but the model takes {c.context_length}")
         x = (embedding[tokens] + positions[: tokens.shape[1]]).astype(self.dtype)
-        compute = self.remat, self.dtype, self.attention
-        x = Transformer(c.text_layers, c.text_heads, True, c.activation, *compute, name="transformer")(x)
+        transformer = c.text_layers, c.text_heads, True, c.activation, self.remat, self.dtype, self.attention
+        x = Transformer(*transformer, c.text_mlp, name="transformer")(x)
         x = LayerNorm(dtype=self.dtype, name="ln_final")(x)
         # End-of-text is the highest id of the vocabulary, and argmax takes the first of several.
         x = x[jnp.arange(len(x)), tokens.argmax(axis=-1)]

@@ -11,10 +11,8 @@ import math
 
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Resampling
+from cusa_jax.models.clip_sizes import check_size
 from cusa_jax.models.layers import ACTIVATIONS
-
-DEEPEST = 200  # layers; a hostile file may claim a billion
-WIDEST = 2**24  # of any other size; the largest of a known model is its vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,8 +56,7 @@ class SiglipSizes:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if field.type == "int":
-                high = DEEPEST if field.name.endswith("layers") else WIDEST
-                self._check_whole(field.name, 0 if field.name == "pad_id" else 1, high)
+                check_size(field.name, getattr(self, field.name), 0 if field.name == "pad_id" else 1)
         if self.image_size < self.patch_size:
             raise InputError(
                 f"model: a patch of {self.patch_size} pixels is larger than the image, {self.image_size}"
@@ -68,11 +65,6 @@ class SiglipSizes:
             raise InputError(f"model: pad_id {self.pad_id} lies beyond the vocabulary of {self.vocab_size}")
         for tower in ("vision", "text"):
             self._check_tower(*(getattr(self, f"{tower}_{name}") for name in _TOWER))
-
-    def _check_whole(self, name: str, low: int, high: int) -> None:
-        size = getattr(self, name)
-        if type(size) is not int or not low <= size <= high:
-            raise InputError(f"model: {name} is {str(size)[:30]}, not a whole number from {low} to {high}")
 
     @staticmethod
     def _check_tower(width: int, heads: int, activation: str, epsilon: float) -> None:
