@@ -20,16 +20,21 @@ from ml_collections import config_flags
 
 from cusa_jax.config import default_config, flat
 from cusa_jax.errors import Diverged, InputError, one_line
+from cusa_jax.extensions import import_named
 from cusa_jax.files import write_refusal
 from cusa_jax.settings import nearest
 
+# Read before the other flags (extensions.py).
+flags.DEFINE_multi_string(
+    "extend", [], "Python file that adds students, teachers, terms, layouts or suites (docs/extending.md)."
+)
 # As shells expand it in assignments: at the start of an argument, of a flag's value, and of an item of a list.
 _HOME = re.compile(r"(?:^|(?<=[=,]))~[\w.-]*(?=/|,|$)")
 
 
 def script(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and calls main(arguments, the script's name first)."""
-    _expand_arguments()
+    _before_flags()
 
     def in_one_line(argv: list[str]) -> None:
         with errors_in_one_line():
@@ -51,7 +56,7 @@ def run(main: Callable[[Any, str], None]) -> None:
         with errors_in_one_line():
             main(flag.value, Path(path).stem + (f"-{argument}" if argument else ""))
 
-    _expand_arguments()
+    _before_flags()
     logging.set_verbosity(logging.WARNING)  # Orbax tells a dozen lines per checkpoint; -v=0 shows them
     app.run(with_config, flags_parser=_parse)
 
@@ -92,11 +97,13 @@ def _show_in_lines() -> None:
     cast(Any, logging.get_absl_handler()).setFormatter(_Lines())
 
 
-def _expand_arguments() -> None:
-    """In place, as ml_collections reads overrides of the configuration from sys.argv."""
+def _before_flags() -> None:
+    """Expands ~ in sys.argv, from which ml_collections reads overrides, and imports the user's extensions."""
     sys.argv[1:] = [
         _expanded(argument) if argument.startswith(("-", "~")) else argument for argument in sys.argv[1:]
     ]
+    with errors_in_one_line():
+        import_named(sys.argv[1:])
 
 
 def _expand_config(config: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import grain
 import jax
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from cusa_jax import optim, sharding, step
 from cusa_jax.data.pipeline import train_batches
+from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.splits import SPLITS, Split, check_disjoint, load_split, provide
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs
@@ -224,7 +225,7 @@ def _batches(
         teacher_text=tokenize(train.captions) if tokenize else None,
         shuffled=config.teacher.control == "shuffled",
         workers=config.data.workers,
-        on_bad_image=config.data.on_bad_image,
+        on_bad_image=cast(OnBadImage, config.data.on_bad_image),
         cut_text=config.data.cut_text,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -23,6 +23,7 @@ from cusa_jax.weights import torch_file
 from cusa_jax.weights.format import Format
 from cusa_jax.weights.formats import FORMATS, load_model, read_weights, write_weights
 from cusa_jax.weights.hub import Weights, heads_in, start_from
+from cusa_jax.weights.torch_layout import write_safetensors
 
 CLIP = ClipConfig(
     embed_dim=16, image_size=16, patch_size=8, vision_width=64, vision_layers=2, text_width=64, text_layers=1,
@@ -239,11 +240,7 @@ def test_safetensors_with_openais_names_are_read(tmp_path):
     }
     tensors |= {f"temperatures.{name.removeprefix('tau_')}": tau for name, tau in learned(config).items()}
     header = {"cusa_jax": json.dumps(described_before_there_were_families(config))}
-    save_file(
-        {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
-        tmp_path / "old.safetensors",
-        header,
-    )
+    write_safetensors(tmp_path / "old.safetensors", tensors, header)
     read = read_weights(tmp_path / "old.safetensors")
     assert (read.sizes, read.heads, read.config) == (CLIP, ("cross", "uni"), config)
     assert_same_params(read.variables, {"params": params()})
@@ -420,7 +417,7 @@ def test_every_wrong_key_is_told_at_once(tmp_path):
     tensors |= {"extra\n": np.zeros(2, np.float32), "visual.proj": np.zeros((64, 17), np.float32)}
     tensors["ln_final.bias"] = np.zeros(64, np.int64)
     torch_file.write(tmp_path / "x.pt", tensors)
-    told = r"1 missing: visual.ln_post.bias; 1 unexpected: extra\?; 2 unfit: .*visual.proj.*ln_final.bias"
+    told = r"1 missing: visual.ln_post.bias; 1 unexpected: extra ?; 2 unfit: .*visual.proj.*ln_final.bias"
     with pytest.raises(InputError, match=told):
         read_weights(tmp_path / "x.pt", "gelu")
 
