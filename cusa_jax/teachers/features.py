@@ -65,7 +65,7 @@ def read_features(path: str | Path, ids: Sequence[str]) -> np.ndarray:
         # A float64 or a long double may lie outside of float32.
         with np.errstate(over="ignore"):
             row[:] = feature.reshape(-1)
-        if not smallest <= np.abs(row).max() < np.inf:
+        if not smallest <= np.abs(row).max(initial=0) < np.inf:
             bad.append(id_)
     if bad:
         raise InputError(f"{path}: the feature is all zero or not finite for {_some(bad)}; compute it again")

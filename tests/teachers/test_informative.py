@@ -58,7 +58,7 @@ def test_a_live_teacher_that_is_constant_is_refused():
     # One direction, of lengths that differ.
     constant = np.ones((48, 1)) * RNG.normal(size=7)
     for weights in (constant, np.zeros((48, 7))):
-        with pytest.raises(InputError, match="^some/teacher: this teacher gives 5 different samples"):
+        with pytest.raises(InputError, match=r"^some/teacher: this teacher gives 5 different samples"):
             check_live(*pixel_teacher(weights), IMAGES, make_mesh(fsdp=2))
 
 

@@ -1,7 +1,10 @@
 """A run's teachers: the same soft labels live, from feature files and from banks."""
 
 import dataclasses
+import gc
 import importlib.resources
+import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +18,12 @@ from cusa_jax.inputs import Pixels
 from cusa_jax.sharding import make_mesh, put_rows
 from cusa_jax.teachers import checkpoints, unicom
 from cusa_jax.teachers.apply import teacher_features
+from cusa_jax.teachers.bank import teacher_fingerprint
 from cusa_jax.teachers.features import caption_keys, write_features
-from cusa_jax.teachers.live import load_image_teacher
+from cusa_jax.teachers.live import IMAGE_TEACHERS, load_image_teacher, load_text_teacher
 from cusa_jax.teachers.load import load_teachers
 from cusa_jax.teachers.projection import project
-from cusa_jax.types import Batch
+from cusa_jax.types import Batch, Teacher
 from cusa_jax.weights import torch_file, torch_layout
 
 TEACHERS = importlib.resources.files("cusa_jax") / "assets" / "world_teachers"
@@ -105,6 +109,109 @@ def test_live_teachers_and_their_bank_are_narrowed(tmp_path, world_train, mesh):
         found = soft_labels(*load_teachers(config(width=16, bank=bank), world_train, mesh), world_train, mesh)
         np.testing.assert_allclose(found.image, expected.image, atol=3e-6)
         np.testing.assert_allclose(found.text, expected.text, atol=3e-6)
+
+
+def test_parameters_are_on_the_mesh_and_nowhere_else(world_train, mesh, monkeypatch):
+    """No second copy on the host outlives the loading, and none is a constant of the compiled program.
+
+    On a CPU the memory of the host's array may become the device's, which is then the only one.
+    """
+    on_host = []
+
+    def watched(load):
+        def loaded(*arguments, **options):
+            teacher, params = load(*arguments, **options)
+            # Copies that own their memory, as arrays mapped from a file do not.
+            params = jax.tree.map(np.array, params)
+            on_host.extend(map(weakref.ref, jax.tree.leaves(params)))
+            return teacher, params
+
+        return loaded
+
+    monkeypatch.setattr("cusa_jax.teachers.load.load_image_teacher", watched(load_image_teacher))
+    monkeypatch.setattr("cusa_jax.teachers.load.load_text_teacher", watched(load_text_teacher))
+    teachers, params = load_teachers(config(), world_train, mesh)
+    gc.collect()
+    assert len(on_host) == len(jax.tree.leaves(params)) > 20
+    shards = [shard.data for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards]
+    on_devices = [shard.unsafe_buffer_pointer() for shard in shards]
+    for array in (reference() for reference in on_host):
+        assert array is None or any(0 <= at - array.ctypes.data < array.nbytes for at in on_devices)
+    assert {leaf.sharding.mesh for leaf in jax.tree.leaves(params)} == {mesh}
+
+    rows, numbers = pixels(world_train), np.arange(len(IMAGES), dtype=np.int32)
+    text = teachers.text.tokenize([world_train.captions[n] for n in CAPTIONS])
+    batch = Batch(rows, numbers, numbers, numbers, numbers, numbers, teacher_text=text)
+
+    def largest_constant(*arguments):
+        program = jax.jit(lambda params, batch: teacher_features(teachers, *arguments or (params, batch)))
+        program = program.lower(params, batch).as_text()
+        return max(
+            (len(constant) for constant in re.findall(r"stablehlo\.constant dense<[^>]*>", program)),
+            default=0,
+        )
+
+    assert largest_constant() < 10_000
+    assert largest_constant(params, batch) > 30_000
+
+
+@pytest.mark.parametrize("bank", [False, True])
+def test_a_teacher_from_outside_is_an_entry_of_the_table(tmp_path, world_train, mesh, monkeypatch, bank):
+    """Mean colours, seen at 16 pixels."""
+
+    def load_mean_colour(folder):
+        def apply(params, pixels):
+            return (pixels.astype(jnp.float32).mean((1, 2)) - 127) @ params["mix"]
+
+        mix = np.full((3, 3), folder.config["shared"]) + np.eye(3)
+        return Teacher(folder.name, apply, "pixels", image=Pixels(16)), {"mix": mix.astype(np.float32)}
+
+    monkeypatch.setitem(IMAGE_TEACHERS, "mean_colour", load_mean_colour)
+    (tmp_path / "config.json").write_text('{"model_type": "mean_colour", "shared": 0.5}')
+    settings = config(image=str(tmp_path), bank=str(tmp_path / "bank") if bank else "")
+    teachers, params = load_teachers(settings, world_train, mesh)
+    mix = np.full((3, 3), 0.5) + np.eye(3)
+    images = np.stack([world_train.table.read_image(n, 16)[0] for n in range(IMAGE_COUNT)])
+    expected = (images.mean((1, 2)) - 127) @ mix
+    if bank:
+        np.testing.assert_allclose(np.asarray(params["image"])[:IMAGE_COUNT], expected, rtol=1e-4, atol=1e-3)
+    else:
+        assert teachers.image.image == Pixels(16)
+        features = teachers.image.apply(params["image"], images)
+        np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_constant_teacher_is_refused_live_and_before_its_bank_is_filled(
+    tmp_path, world_train, mesh, monkeypatch
+):
+    def load_nothing(folder):
+        return Teacher(
+            folder.name, lambda _, pixels: jnp.ones((len(pixels), 4)), "pixels", image=Pixels(8)
+        ), {}
+
+    monkeypatch.setitem(IMAGE_TEACHERS, "nothing", load_nothing)
+    (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
+    for bank in ("", str(tmp_path / "bank")):
+        with pytest.raises(
+            InputError, match=rf"^{tmp_path}: this teacher gives 8 different samples features of one"
+        ):
+            load_teachers(config(image=str(tmp_path), bank=bank), world_train, mesh)
+
+
+def test_features_of_one_direction_are_refused(tmp_path, world_train, mesh):
+    ids = world_train.table.image_ids
+    lengths = np.random.default_rng(0).uniform(1, 2, (len(ids), 1)).astype(np.float32)
+    write_features(tmp_path / "x.npz", ids, lengths * np.arange(1, 9, dtype=np.float32))
+    with pytest.raises(InputError, match=r"x\.npz: the features of all 21 samples have one direction"):
+        load_teachers(config(image=str(tmp_path / "x.npz")), world_train, mesh)
+
+
+def test_the_fingerprint_covers_pickled_weights_where_they_are_read(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"one")
+    one = teacher_fingerprint(tmp_path, ["a"])
+    (tmp_path / "pytorch_model.bin").write_bytes(b"two")
+    assert teacher_fingerprint(tmp_path, ["a"])["teacher_files"] != one["teacher_files"]
 
 
 def test_the_uniform_control_looks_at_nothing(world_train, mesh):

@@ -89,7 +89,7 @@ def test_a_vocabulary_without_an_unknown_token_is_refused(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[CLS]", "[SEP]", "[MASK]", "dog"]))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     write_config(tmp_path, tokenizer_class="BertTokenizer")
-    with pytest.raises(InputError, match="has no token for words that it does not know .*needs") as caught:
+    with pytest.raises(InputError, match=r"has no token for words that it does not know .*needs") as caught:
         read_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -117,9 +117,7 @@ def test_two_files_that_disagree_about_lower_case_are_refused(tmp_path, says, lo
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     write_config(tmp_path, do_lower_case=says)
     if refused:
-        with pytest.raises(
-            InputError, match=r"tokenizer_config\.json: do_lower_case is (true|false), and tokenizer\.json"
-        ):
+        with pytest.raises(InputError, match=r"do_lower_case is (true|false), and tokenizer"):
             read_tokenizer(tmp_path)
     else:
         assert read_tokenizer(tmp_path).encode("Dog").ids == [1 if lowercase else 0]
