@@ -32,7 +32,7 @@ _FORMAT = 2  # of `_sealed`; without a number: plain sums, nothing for the JSON 
 class Checkpoints:
     """The checkpoints of one run. Saving returns as soon as the arrays are copied; `close` waits for the disk.
 
-    described: what lies beside every checkpoint, {'config': the configuration, 'clip': the sizes of the model}.
+    described: what lies beside every checkpoint, {'config': the configuration, 'family' and 'sizes': of the student}.
     """
 
     def __init__(self, workdir: Path, described: dict[str, Any], keep: int):
@@ -173,7 +173,7 @@ def _learned(state: TrainState) -> dict[str, Any]:
 
 
 def read_best(workdir: Path) -> tuple[Params, dict[str, Any]]:
-    """({'variables', 'scalars'} as numpy arrays, what describes the run) of a run's best model, wherever it was trained.
+    """({'variables', 'scalars'} as numpy arrays, what describes the run) of the best model, wherever it was trained.
 
     Raises InputError where there is none, or it is damaged.
     """
@@ -246,7 +246,7 @@ def _digest(value: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return one_line(error)[:200] or type(error).__name__
+    return one_line(" ".join(str(error).split())[:200]) or type(error).__name__
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:

@@ -11,6 +11,7 @@ import logging as standard_logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -83,10 +84,10 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 class _Lines(logging.PythonFormatter):
-    """absl's format, the message being one line."""
+    """absl's format on one line, without the traceback that a library may add."""
 
-    def formatMessage(self, record: standard_logging.LogRecord) -> str:
-        return one_line(super().formatMessage(record))
+    def format(self, record: standard_logging.LogRecord) -> str:
+        return one_line(logging.get_absl_log_prefix(record) + record.getMessage())
 
 
 def _show_in_lines() -> None:
@@ -94,7 +95,23 @@ def _show_in_lines() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    cast(Any, logging.get_absl_handler()).setFormatter(_Lines())
+    handler = cast(Any, logging.get_absl_handler())
+    handler.setFormatter(_Lines())
+    handler.addFilter(_is_shown)
+    sys.unraisablehook = _unraisable
+
+
+def _is_shown(record: standard_logging.LogRecord) -> bool:
+    """Orbax tells a dozen lines per checkpoint, and pages of a failure that it raises, too; -v=0 shows them."""
+    return "orbax" not in record.pathname or logging.get_verbosity() >= logging.INFO
+
+
+def _unraisable(unraisable: Any) -> None:
+    """What TensorStore's own threads cannot hand on of a failed write is raised where the write is waited for."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(unraisable)
+    else:
+        logging.info("in a library's thread: %r", unraisable.exc_value)
 
 
 def _before_flags() -> None:

@@ -17,6 +17,7 @@ from cusa_jax.data.pipeline import image_batches
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.sources import ImageSource
 from cusa_jax.data.tokenize import by_length, text_length_bucket, text_lengths
+from cusa_jax.distributed import together
 from cusa_jax.encoder import Encoder
 from cusa_jax.evaluation.ranking import replicated_rows
 from cusa_jax.evaluation.scores import Blocks, InnerProducts, Scores
@@ -92,7 +93,7 @@ def scores(encoder: Encoder, variables: Variables, images: Any, texts: Any) -> S
 
 def _blocks(encoder: Encoder, variables: Variables, images: Any, texts: Any) -> Blocks:
     """Images are split over the devices; every device sees all captions of a block."""
-    score, mesh = jax.jit(encoder.student.score), encoder.mesh
+    score, mesh = together(jax.jit(encoder.student.score)), encoder.mesh
     tile = sharding.round_up(_TILE, mesh.size)
 
     def block(m: np.ndarray, n: np.ndarray) -> np.ndarray:

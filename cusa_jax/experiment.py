@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from cusa_jax import optim, sharding, step
 from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.prefetch import OnBadImage
-from cusa_jax.data.splits import SPLITS, Split, check_disjoint, load_split, provide
+from cusa_jax.data.splits import SPLITS, Split, check_disjoint, check_present, load_split, provide
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs
 from cusa_jax.keys import Config
@@ -120,6 +120,9 @@ def load_splits(config: Config, inputs: Inputs) -> dict[str, Split]:
     """'train', 'val' and 'test' of the dataset at `config.data.path`, for a model of these inputs."""
     splits = {name: read_split(config, name, inputs) for name in SPLITS}
     check_disjoint(splits, config.data.path)
+    if config.data.on_bad_image == "error":
+        for name in ("val", "test"):
+            check_present(splits[name])
     return splits
 
 

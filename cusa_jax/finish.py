@@ -16,11 +16,11 @@ from cusa_jax.experiment import Experiment, build
 from cusa_jax.jsonfile import read_json, write_json
 from cusa_jax.report.page import REPORT, Evidence, gather, write_report
 from cusa_jax.report.soft_labels import of_first_batch
-from cusa_jax.runlog import RunLog
+from cusa_jax.runlog import RunLog, read_results
 from cusa_jax.train import Stopped, Trained, train
 from cusa_jax.types import Params
 from cusa_jax.weights.formats import load_model
-from cusa_jax.workdir import CONFIG, RESULTS, check_owner, claimed, read_results
+from cusa_jax.workdir import CONFIG, RESULTS, check_owner, claimed
 
 
 def run(config: Any, workdir: Path) -> dict[str, float] | None:

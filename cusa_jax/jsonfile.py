@@ -46,11 +46,11 @@ def parse_json(content: bytes | str, where: object, remedy: str = "get it again"
         if _SURROGATE.search(content if isinstance(content, bytes) else content.encode("utf8", "replace")):
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError as error:
-        raise InputError(f"{where}: JSON nested too deeply to be one of ours; {remedy}") from error
+        raise InputError(f"{where}: not a readable JSON file (nested too deeply); {remedy}") from error
     except ValueError as error:  # what is neither UTF-8 nor JSON
         raise InputError(f"{where}: not a readable JSON file ({error}); {remedy}") from error
     if _is_deep(value):
-        raise InputError(f"{where}: JSON nested over {_DEEPEST} levels; {remedy}")
+        raise InputError(f"{where}: not a readable JSON file (nested over {_DEEPEST} levels); {remedy}")
     return value
 
 

@@ -43,7 +43,7 @@ def held(file: Path, what: str) -> Iterator[None]:
         except _Held as error:
             return _refusal(what, error)
         except OSError as error:
-            return f"{file}: cannot be locked ({error.strerror})"
+            return f"{error.filename or file}: cannot be locked ({error.strerror})"
         return ""
 
     if refusal := from_first(take):

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation import metrics as vocabulary
 from cusa_jax.files import written_whole
-from cusa_jax.workdir import RESULTS, read_json
+from cusa_jax.jsonfile import read_json
+from cusa_jax.tensorboard import Board
+from cusa_jax.workdir import RESULTS
 
 METRICS = "metrics.jsonl"
 
@@ -30,12 +31,11 @@ class RunLog:
         self._total, self._per_epoch, self._batch_size = total_steps, steps_per_epoch, batch_size
         self._last = (start or 0, time.monotonic())
         self._path = workdir / METRICS
-        self._board: SummaryWriter | None = None
+        self._board: Board | None = None
         if is_first():
             if start is not None:
                 _keep_until(self._path, start)
-            purge = None if start is None else start + 1
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+            self._board = Board(workdir / "tensorboard", purge_step=None if start is None else start + 1)
 
     def start_clock(self, step: int, metrics: Any) -> None:
         """Waits for the first step's metrics: what came before, compiling above all, is not in the rate."""
@@ -82,8 +82,7 @@ class RunLog:
             return
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
-        for name, value in metrics.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+        self._board.write(step, {f"{split}/{name}": value for name, value in metrics.items()})
 
     def close(self) -> None:
         if self._board is not None:

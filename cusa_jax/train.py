@@ -58,10 +58,7 @@ def train(config: Config, workdir: Path) -> Trained | Stopped:
     check_owner(workdir, values)
     run = build(config)
     student = run.recipe.student
-    described = {
-        "config": values,
-        "student": families.describe(student.family, student.sizes),
-    }
+    described = {"config": values, **families.describe(student.family, student.sizes)}
     with (
         claimed(workdir, values),
         contextlib.closing(Checkpoints(workdir, described, config.checkpoint.keep)) as checkpoints,

@@ -44,7 +44,7 @@ def differences(theirs: Any, ours: Mapping[str, Any], where: Path) -> str:
     """
     old, new = flat(from_values(theirs, where)), flat(ours)
     differing = [key for key in sorted(new) if old[key] != new[key] and key not in FREE_KEYS]
-    said = [f"{key} {old[key]!r} -> {new[key]!r}" for key in differing[:4]]
+    said = [f"{key} {old[key]!r:.80} -> {new[key]!r:.80}" for key in differing[:4]]
     return "; ".join(said) + ("; …" if len(differing) > 4 else "")
 
 
@@ -75,18 +75,10 @@ def _write_errors(workdir: Path) -> Iterator[None]:
     except (InputError, Diverged):
         raise
     except Exception as error:
-        if not workdir.is_dir():
+        if not (workdir / CONFIG).is_file():
             raise InputError(f"{workdir}: the folder was removed while the training ran") from error
         if not (reason := write_refusal(error)):
             raise
         raise InputError(
             f"{workdir}: cannot be written to ({reason}); what was saved last is kept, and the same command continues"
         ) from error
-
-
-def read_results(workdir: Path) -> dict[str, Any]:
-    """results.json of a finished run. Raises InputError where there is none."""
-    path = workdir / RESULTS
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; the run is not finished, its train command continues it")
-    return read_json(path)

@@ -44,9 +44,7 @@ def verify(source: Path, target: Path, activation: str) -> None:
         run = _hugging_face if theirs.is_dir() else _openai
         torch_features = run(theirs, clip, channels_first, token_ids)
     worst = 0.0
-    for side, theirs_out, ours_out in zip(
-        ("image", "text"), torch_features, jax_features, strict=True
-    ):
+    for side, theirs_out, ours_out in zip(("image", "text"), torch_features, jax_features, strict=True):
         difference = float(np.abs(theirs_out.numpy() - np.asarray(ours_out)).max() / theirs_out.abs().max())
         print(f"{side} features, {theirs.name} in PyTorch against {ours.name} here: {difference:.1e}")
         worst = max(worst, difference)

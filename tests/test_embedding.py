@@ -12,6 +12,8 @@ from PIL import Image
 
 from cusa_jax import embedding, sharding
 from cusa_jax.data.captions import read_captions
+from cusa_jax.data.sources import ImageFiles
+from cusa_jax.data.tokenize import VOCAB_SIZE
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.scores import Blocks, InnerProducts, Matrix
@@ -19,7 +21,7 @@ from cusa_jax.evaluation.sources import StudentSource
 from cusa_jax.inputs import Inputs, Pixels, Regions, Text
 
 SIZE, LENGTH = 4, 32
-INPUTS = Inputs(Pixels(SIZE), Text(LENGTH, 100, pad_id=7))
+INPUTS = Inputs(Pixels(SIZE), Text(LENGTH, VOCAB_SIZE, pad_id=7))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Dual:
             ids = jnp.where(rows == self.inputs.text.pad_id, 0, rows).astype(jnp.float32)
             features = jnp.stack([ids.sum(1), (ids**2).sum(1), jnp.ones(len(ids))], 1)
         return features * variables, features + 1
+
+    def embeddings(self, encoded):
+        raise NotImplementedError("training is not what is tested")
 
 
 class Cross:
@@ -87,7 +92,9 @@ def test_captions_are_cut_to_their_bucket_and_come_back_in_order():
     encoder = Encoder(student, mesh, batch_size=mesh.size)
     cross, uni = embedding.encode_texts(encoder, jnp.float32(2), tokens(lengths))
     assert student.widths[0] == [24, 16]
-    whole = Dual(inputs=dataclasses.replace(student.inputs, text=Text(LENGTH, 100, pad_id=7, may_cut=False)))
+    whole = Dual(
+        inputs=dataclasses.replace(student.inputs, text=Text(LENGTH, VOCAB_SIZE, pad_id=7, may_cut=False))
+    )
     expected = embedding.encode_texts(Encoder(whole, mesh, 8), jnp.float32(2), tokens(lengths))
     assert set(whole.widths[0]) == {LENGTH}
     np.testing.assert_allclose(cross, expected[0], rtol=1e-6)
@@ -96,15 +103,16 @@ def test_captions_are_cut_to_their_bucket_and_come_back_in_order():
 
 def test_images_come_in_batches_without_the_unreadable(table):
     table.image_paths[2].write_bytes(b"no image")
+    images = ImageFiles(table.image_paths)
     encoder = Encoder(Dual(), sharding.make_mesh(), batch_size=2)
-    numbers, (cross, uni) = embedding.encode_images(encoder, jnp.float32(1), table, on_bad_image="skip")
+    numbers, (cross, uni) = embedding.encode_images(encoder, jnp.float32(1), images, on_bad_image="skip")
     assert numbers.tolist() == [0, 1, 3, 4]
     colours = [np.asarray(Image.open(table.image_paths[n])).mean((0, 1)) for n in numbers]
     for n, colour in enumerate(colours):
         np.testing.assert_allclose(cross[n], colour / np.linalg.norm(colour), rtol=1e-5)
         np.testing.assert_allclose(uni[n], (colour + 1) / np.linalg.norm(colour + 1), rtol=1e-5)
     with pytest.raises(InputError, match=r"2\.png: not a readable image"):
-        embedding.encode_images(encoder, jnp.float32(1), table)
+        embedding.encode_images(encoder, jnp.float32(1), images)
 
 
 def test_a_student_without_embeddings_is_scored_in_blocks(monkeypatch):
@@ -146,8 +154,9 @@ def test_what_such_a_student_cannot_do_is_said_in_a_line(table):
 
 def test_a_student_of_regions_is_given_no_pictures(table):
     student = Dual(inputs=Inputs(Regions(36, 8), Text(LENGTH, 100)))
-    with pytest.raises(InputError, match="family 'dual' takes regions"):
-        embedding.encode_images(Encoder(student, sharding.make_mesh(), 4), jnp.float32(1), table)
+    encoder, images = Encoder(student, sharding.make_mesh(), 4), ImageFiles(table.image_paths)
+    with pytest.raises(InputError, match=r"0\.png: is a picture, and the model takes features of regions"):
+        embedding.encode_images(encoder, jnp.float32(1), images)
 
 
 def test_one_with_embeddings_is_scored_by_their_inner_products(table):

@@ -26,7 +26,7 @@ def board(workdir: Path) -> dict[tuple[str, int], float]:
     return points
 
 
-def log(workdir: Path, start: int = 0) -> RunLog:
+def log(workdir: Path, start: int | None = 0) -> RunLog:
     return RunLog(workdir, total_steps=40, steps_per_epoch=10, batch_size=8, start=start)
 
 
@@ -128,6 +128,18 @@ def test_runs_of_before_are_read_under_todays_keys(tmp_path):
 )
 def test_damaged_results_are_one_line(tmp_path, content):
     (tmp_path / "results.json").write_bytes(content)
-    with pytest.raises(InputError, match=r"results\.json: (not|holds)") as told:
+    with pytest.raises(InputError, match=r"results\.json: (not|holds|JSON)") as told:
         read_results(tmp_path)
     assert "\n" not in str(told.value)
+
+
+def test_the_test_is_added_to_a_log_that_is_over(tmp_path):
+    run = log(tmp_path)
+    for split in ("train", "val"):
+        run.write(40, split, {"r_mean": 1.0})
+    run.close()
+    over = log(tmp_path, start=None)
+    over.evaluated(20, "test", {"r_mean": 2.0})
+    over.close()
+    assert [len(read_metrics(tmp_path, split)) for split in ("train", "val", "test")] == [1, 1, 1]
+    assert board(tmp_path)["test/r_mean", 20] == 2.0

@@ -160,6 +160,20 @@ def test_stopped_by_sigterm_then_damaged_it_falls_back_and_ends_bit_identical(tm
     assert_same_end(workdir, undisturbed)
 
 
+def test_a_full_disk_is_one_line_and_the_same_command_ends_bit_identical(tmp_path, data, undisturbed):
+    """The limit of a file's size stands for the disk: Orbax's files come to it, and what is smaller is written."""
+    workdir = tmp_path / "full"
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 100; exec "$@"', "-", *command(workdir, data)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert f"{workdir}: cannot be written to (File too large); what was saved last is kept" in one_line(done)
+    assert "step 4/" in done.stdout
+    done = run(workdir, data)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(workdir, undisturbed)
+
+
 def damage(checkpoint: Path, change) -> None:
     largest = max(checkpoint.rglob("d/*"), key=lambda path: path.stat().st_size)
     largest.write_bytes(change(bytearray(largest.read_bytes())))

@@ -13,7 +13,7 @@ from cusa_jax.data import world
 from cusa_jax.data.captions import CaptionTable, clean_captions, read_table
 from cusa_jax.data.layouts import find_captions
 from cusa_jax.data.layouts.prepared import is_prepared
-from cusa_jax.data.sources import ImageSource
+from cusa_jax.data.sources import ImageFiles, ImageSource
 from cusa_jax.data.tokenize import fitted, tokenizer
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs
@@ -84,6 +84,17 @@ def check_disjoint(splits: dict[str, Split], path: str) -> None:
             logging.warning(
                 "%s: %d of %d images of '%s' are training images", path, shared, len(images), name
             )
+
+
+def check_present(split: Split) -> None:
+    """Raises InputError naming an image file that is not there: before a training, and not at its end.
+
+    Whether a file can be read is found out when it is read.
+    """
+    if isinstance(split.images, ImageFiles):
+        for path in split.images.paths:
+            if not path.is_file():
+                raise InputError(f"{path}: image not found; check data.path and data.image_root")
 
 
 def _relevance(file: Path, table: CaptionTable) -> np.ndarray | None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from cusa_jax import sharding
 from cusa_jax.evaluation.sources import ArraySource, EmbeddingSource, SentenceSource, StudentSource
+from cusa_jax.jsonfile import read_json
 from cusa_jax.teachers.live import load_text_teacher
 from cusa_jax.weights.formats import load_model
-from cusa_jax.workdir import CONFIG, read_json
+from cusa_jax.workdir import CONFIG
 
 
 def open_source(path: str, *, batch_size: int, workers: int) -> EmbeddingSource:

@@ -20,13 +20,14 @@ from cusa_jax.errors import InputError
 from cusa_jax.evaluation.metrics import METRICS
 from cusa_jax.evaluation.retrieval import ScoredSplit
 from cusa_jax.files import written_whole
+from cusa_jax.jsonfile import read_json
 from cusa_jax.report import published, soft_labels
 from cusa_jax.report.evaluation import sections, short_names
 from cusa_jax.report.plots import training_curves, validation_curves
 from cusa_jax.report.study import Study, study
 from cusa_jax.runlog import read_results
 from cusa_jax.types import Similarities, SoftLabels
-from cusa_jax.workdir import CONFIG, read_json
+from cusa_jax.workdir import CONFIG
 
 REPORT = "report.html"
 # Pixels of the longer side.
@@ -107,7 +108,9 @@ def _rows(test: Mapping[str, float]) -> list[tuple[str, float, float]]:
 
 def write_search(file: Path, text: str, image: str, hits: Sequence[tuple[float, Path]]) -> Path:
     """A gallery of (score, photo), best first, for a text or for the photo at the path `image`."""
-    images, asked = ImageFiles([path for _, path in hits]), ImageFiles([Path(image)])
+    images, asked = (
+        ImageFiles(paths, as_shown=True) for paths in ([path for _, path in hits], [Path(image)])
+    )
     return _write(file, "search.html.j2", text=text, image=image, hits=hits, images=images, asked=asked)
 
 

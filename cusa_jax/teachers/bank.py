@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from cusa_jax.distributed import is_first
+from cusa_jax.distributed import from_first, is_first, wait_for_all
 from cusa_jax.errors import InputError
 from cusa_jax.lock import LOCK, held
 from cusa_jax.teachers.bank_files import BankFeatures, BankWriter, Record, read_record
@@ -85,8 +84,7 @@ def _done(folder: Path, fingerprint: dict[str, Any], samples: int) -> int:
             f"{folder / 'bank.json'}: the bank was computed with other {', '.join(differing)}; name another "
             "config.teacher.bank, or delete this one to compute it again"
         )
-    done = record.done if record else 0
-    return int(multihost_utils.broadcast_one_to_all(np.int32(done)))
+    return int(from_first(lambda: str(record.done if record else 0)))
 
 
 def _compute(folder: Path, fingerprint: dict[str, Any], compute: Compute, samples: int, done: int) -> None:
@@ -108,4 +106,4 @@ def _compute(folder: Path, fingerprint: dict[str, Any], compute: Compute, sample
                 writer.save()
         if writer is not None:
             writer.complete()
-    multihost_utils.sync_global_devices(f"bank {folder}")
+    wait_for_all(f"bank {folder}")

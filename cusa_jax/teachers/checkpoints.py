@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import MOST_LAYERS
 from cusa_jax.teachers import mpnet, unicom
 from cusa_jax.types import Params
 from cusa_jax.weights import torch_file, torch_layout
@@ -69,9 +71,9 @@ FORMATS = {
 }
 
 
-def _whole(smallest: int) -> Callable[[Any], int]:
+def _whole(smallest: int, largest: float = math.inf) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
             raise ValueError
         return value
 
@@ -86,6 +88,7 @@ def _channels(value: Any) -> tuple[float, ...]:
 # How a field of a config is read from JSON, by its annotation, and what to call it in a message.
 FIELD_KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
     "int": (_whole(1), "a whole number from 1"),
+    "LayerCount": (_whole(1, MOST_LAYERS), f"a whole number from 1 to {MOST_LAYERS}"),
     "TokenId": (_whole(0), "a whole number from 0"),
     "float": (float, "a number"),
     "str": (str, "a text"),

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from cusa_jax import sharding
 from cusa_jax.data.tokenize import by_length, text_lengths
+from cusa_jax.distributed import together
 from cusa_jax.types import Params, Teacher
 
 # (sample numbers int [b], what the teacher's `apply` takes for batch_size >= b samples).
@@ -22,7 +23,7 @@ def encode_all(
 
     params: the teacher's, on the mesh.
     """
-    apply = jax.jit(teacher.apply)
+    apply = together(jax.jit(teacher.apply))
     for numbers, batch in batches:
         rows = jax.tree.map(lambda x: sharding.put_rows(x, mesh), batch)
         yield numbers, sharding.fetch(apply(params, rows))[: len(numbers)]

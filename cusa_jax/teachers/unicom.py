@@ -20,6 +20,8 @@ from cusa_jax.inputs import CLIP_MEAN, CLIP_STD, Pixels
 
 IGNORED_KEYS = {r"feature\..*": "the projection head: CUSA uses the patch tokens before it"}
 
+LayerCount = int
+
 
 @dataclasses.dataclass(frozen=True)
 class UnicomConfig:
@@ -31,7 +33,7 @@ class UnicomConfig:
     image_size: int
     patch_size: int
     dim: int
-    depth: int
+    depth: LayerCount
     num_heads: int
     mlp_ratio: float = 4.0
     mean: tuple[float, ...] = CLIP_MEAN

@@ -64,13 +64,10 @@ def _write(path: Path, weights: Weights) -> None:
         raise InputError(
             f"{path}: the reference has {ACTIVATION}, one head per 64 channels and CLIP's pixels; these weights do not"
         )
+    reference.refuse_other_terms(weights.config)
     config = reference.with_own_temperatures(weights.config)
     config.model.name, config.init_from = preset_name(weights.sizes) or "auto", str(path.with_suffix(".pt"))
     loss = config.loss
-    if others := [
-        term for term in loss if term not in reference.SECTIONS and getattr(loss[term], "weight", 0)
-    ]:
-        raise InputError(f"{path}: the reference has no {' and no '.join(others)} loss")
     wanted = (("cross",) if loss.contrastive.weight or loss.csa.weight else ()) + (
         ("uni",) if loss.usa.weight else ()
     )

@@ -117,7 +117,9 @@ class Ours:
         for batch in batches:
             state, metrics = step(state, *self._inputs(batch))
             terms.append(self._terms(metrics))
-            taus.append({reference.TEMPERATURE_NAMES[n]: float(t) for n, t in state.params["scalars"].items()})
+            taus.append(
+                {reference.TEMPERATURE_NAMES[n]: float(t) for n, t in state.params["scalars"].items()}
+            )
         return np.asarray(terms), taus, state
 
     def evaluate(self, folder: Path) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cusa_jax.data.prepared import prepare
-from cusa_jax.data.splits import check_disjoint, load_split, provide
+from cusa_jax.data.splits import check_disjoint, check_present, load_split, provide
 from cusa_jax.data.tokenize import VOCAB_SIZE
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs, Pixels, Text
@@ -81,3 +81,13 @@ def test_unfit_relevance_is_refused(tmp_path, array, message):
     np.save(tmp_path / "val_relevance.npy", array)
     with pytest.raises(InputError, match=f"val_relevance.npy: {message}"):
         load_split(str(tmp_path), "val", INPUTS, image_root="")
+
+
+def test_an_image_that_is_not_there_is_named_before_a_training(tmp_path):
+    write(tmp_path, "test", [5, 6])
+    (tmp_path / "5.jpg").touch()
+    split = load_split(str(tmp_path), "test", INPUTS, image_root="")
+    with pytest.raises(InputError, match=r"6\.jpg: image not found; check data.path and data.image_root"):
+        check_present(split)
+    (tmp_path / "6.jpg").touch()
+    check_present(split)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from configs import demo
 from cusa_jax import scalars, sharding
 from cusa_jax.checkpoint import Checkpoints
-from cusa_jax.config import with_argument
+from cusa_jax.config import typed, with_argument
 from cusa_jax.data import world
 from cusa_jax.data.captions import read_captions
 from cusa_jax.data.splits import load_split
@@ -30,6 +30,8 @@ from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.evaluation.statistics import mean
 from cusa_jax.evaluation.suite import Dataset, Evaluation, Folders, Suite
 from cusa_jax.evaluation.suites import SUITES
+from cusa_jax.experiment import build_student
+from cusa_jax.models import families
 from cusa_jax.report.evaluation import sections
 from cusa_jax.types import TrainState
 from cusa_jax.workdir import write_json
@@ -64,11 +66,11 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = with_argument(demo.get_config(), "loss=contrastive")
     write_json(workdir / "config.json", json.loads(config.to_json()))
-    model, variables = build_model(config)
-    described = {"config": config.to_dict(), "clip": dataclasses.asdict(model.clip)}
+    student, variables, _ = build_student(typed(config))
+    described = {"config": config.to_dict(), **families.describe(student.family, student.sizes)}
     checkpoints = Checkpoints(workdir, described, keep=1)
-    taus = scalars.init(scalars.specifications(config.loss))
-    state = TrainState(jnp.int32(3), {"model": variables["params"], "taus": taus}, {}, ())
+    values = scalars.init(scalars.specifications(typed(config).loss))
+    state = TrainState(jnp.int32(3), {"model": variables["params"], "scalars": values}, {}, ())
     checkpoints.save_best(3, state, {"r_mean": 1.0})
     checkpoints.close()
     return workdir
@@ -78,9 +80,9 @@ def test_a_run_gets_the_numbers_of_training_and_says_which_head(run, data):
     config = ConfigDict(json.loads((run / "config.json").read_text()))
     evaluation = Evaluation(open_source(str(run), batch_size=16, workers=0), folders(data))
     found = SUITES["flickr30k"].run(evaluation)
-    model, variables = build_model(config)
-    split = load_split(str(data / "flickr30k"), "test", clip_inputs(model.clip), image_root="")
-    expected = Evaluator(model, sharding.make_mesh(), config)(variables, split)
+    student, variables, _ = build_student(typed(config))
+    split = load_split(str(data / "flickr30k"), "test", student.inputs, image_root="")
+    expected = Evaluator(student, sharding.make_mesh(), config)(variables, split)
     for key in ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"):
         assert found.values()[key] == pytest.approx(expected[key])
     assert found.head == "cross-modal head"

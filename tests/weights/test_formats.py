@@ -417,7 +417,7 @@ def test_every_wrong_key_is_told_at_once(tmp_path):
     tensors |= {"extra\n": np.zeros(2, np.float32), "visual.proj": np.zeros((64, 17), np.float32)}
     tensors["ln_final.bias"] = np.zeros(64, np.int64)
     torch_file.write(tmp_path / "x.pt", tensors)
-    told = r"1 missing: visual.ln_post.bias; 1 unexpected: extra ?; 2 unfit: .*visual.proj.*ln_final.bias"
+    told = r"1 missing: visual.ln_post.bias; 1 unexpected: extra\\n; 2 unfit: .*visual.proj.*ln_final.bias"
     with pytest.raises(InputError, match=told):
         read_weights(tmp_path / "x.pt", "gelu")
 
