@@ -6,6 +6,7 @@ The host resizes with Pillow and keeps uint8; the device normalises. Sources: re
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.typing import ArrayLike, DTypeLike
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import CLIP_MEAN, CLIP_STD, Pixels, Resampling
@@ -39,8 +40,11 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in _FORMATS)
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Decode an image file to RGB. EXIF orientation is ignored, as the reference does.
+def open_image(path: str | Path, as_shown: bool = False) -> Image.Image:
+    """Decode an image file to RGB.
+
+    as_shown: as viewers show it, upright by its EXIF orientation and on white where it is transparent. Without, both
+      are ignored, as the reference does.
 
     Raises:
       InputError: the file is missing, truncated, too large or too long for its width to be honest, or not an image.
@@ -55,11 +59,21 @@ def open_image(path: str | Path) -> Image.Image:
                 )
             if max(image.size) > MAX_ELONGATION * min(image.size):  # would be resized to millions of pixels
                 raise ValueError(f"{image.width}x{image.height} pixels")
-            return image.convert("RGB")
+            return _as_shown(image) if as_shown else image.convert("RGB")
     except FileNotFoundError as error:
         raise InputError(f"{path}: image not found; check data.path and data.image_root") from error
     except Exception as error:  # a corrupt file can make Pillow's decoders raise almost anything
         raise InputError(f"{path}: not a readable image ({error})") from error
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    # A photo whose EXIF data are damaged is still a photo.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def preprocess(image: Image.Image, pixels: Pixels) -> np.ndarray:

@@ -41,9 +41,10 @@ class ImageSource(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-    """Image n is the file paths[n]."""
+    """Image n is the file paths[n]. as_shown: as viewers show it (`open_image`)."""
 
     paths: Sequence[Path]
+    as_shown: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -57,7 +58,7 @@ class ImageFiles:
         return [preprocess(picture, self._pixels(image, spec)) for spec in specs]
 
     def picture(self, image: int) -> Image.Image:
-        return open_image(self.paths[image])
+        return open_image(self.paths[image], self.as_shown)
 
     def _pixels(self, image: int, spec: ImageInputs) -> Pixels:
         if not isinstance(spec, Pixels):

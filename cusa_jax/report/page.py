@@ -108,7 +108,9 @@ def _rows(test: Mapping[str, float]) -> list[tuple[str, float, float]]:
 
 def write_search(file: Path, text: str, image: str, hits: Sequence[tuple[float, Path]]) -> Path:
     """A gallery of (score, photo), best first, for a text or for the photo at the path `image`."""
-    images, asked = ImageFiles([path for _, path in hits]), ImageFiles([Path(image)])
+    images, asked = (
+        ImageFiles(paths, as_shown=True) for paths in ([path for _, path in hits], [Path(image)])
+    )
     return _write(file, "search.html.j2", text=text, image=image, hits=hits, images=images, asked=asked)
 
 

@@ -171,7 +171,8 @@ def _flax_leaves(
     leaves = {}
     for key, tensor in tensors.items():
         path: Any = tuple(key.split("."))
-        if path[0] == prefix and all(known[0] != prefix for known in template):  # saved with a head
+        # Such a prefix is there when the model was saved with a head.
+        if path[0] == prefix and all(known[0] != prefix for known in template):
             path = path[1:]
         path, tensor = rename_key_and_reshape_tensor(path, tensor, template, prefix)
         leaves[path] = tensor

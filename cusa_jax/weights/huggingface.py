@@ -1,4 +1,4 @@
-"""Hugging Face's `CLIPModel` folders: config.json with model.safetensors or pytorch_model.bin, and the preprocessing."""
+"""Hugging Face's `CLIPModel` folders: config.json, model.safetensors or pytorch_model.bin, preprocessing, tokenizer."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 
 from cusa_jax.errors import InputError
 from cusa_jax.models import clip
-from cusa_jax.models.clip import PRESETS, ClipConfig, TextTransformer, VisionTransformer
+from cusa_jax.models.clip import PRESETS, TextTransformer, VisionTransformer
 from cusa_jax.models.student import Options
 from cusa_jax.weights import openai
 from cusa_jax.weights.torch_layout import to_torch
