@@ -1,13 +1,14 @@
 """`scripts/convert.py --verify`: one side read and run by PyTorch alone, the other by this project alone."""
 
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.errors import InputError
 from cusa_jax.models import families
-from cusa_jax.models.student import Options
+from cusa_jax.models.student import Options, Side
 from cusa_jax.weights.formats import read_weights
 
 try:
@@ -37,7 +38,7 @@ def verify(source: Path, target: Path, activation: str) -> None:
     tokens[:, clip.context_length // 2] = clip.vocab_size - 1  # end of text
 
     student = families.make(weights.family, clip, Options(heads=()))
-    rows = {"image": pixels, "text": jnp.asarray(tokens, jnp.int32)}
+    rows: dict[Side, Any] = {"image": pixels, "text": jnp.asarray(tokens, jnp.int32)}
     jax_features = [student.encode_side(weights.towers, side, rows[side])["cross"] for side in rows]
     channels_first, token_ids = torch.tensor(pixels.transpose(0, 3, 1, 2)), torch.tensor(tokens)
     with torch.no_grad():

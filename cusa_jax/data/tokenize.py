@@ -100,8 +100,8 @@ def clip(text: Text) -> Tokenizer:
     """CLIP's tokenizer. Raises InputError for a model whose token ids are others."""
     if text.vocab_size != VOCAB_SIZE:
         raise InputError(
-            f"the model has {text.vocab_size} token ids, CLIP's tokenizer {VOCAB_SIZE}: it was trained with a tokenizer "
-            "of its own, and ids of one mean nothing to the other; take a model with CLIP's"
+            f"the model has {text.vocab_size} token ids, CLIP's tokenizer {VOCAB_SIZE}: it was trained with another "
+            "tokenizer, whose ids mean other words; take a model with CLIP's"
         )
     return functools.partial(ClipTokenizer(), context_length=text.length, pad_id=text.pad_id)
 

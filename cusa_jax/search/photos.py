@@ -15,26 +15,9 @@ from cusa_jax.errors import InputError
 
 # Photos that are not read: of phones, of cameras, of programs that edit.
 UNREADABLE = frozenset(
-    [
-        ".heic",
-        ".heif",
-        ".hif",
-        ".jxl",
-        ".dng",
-        ".cr2",
-        ".cr3",
-        ".nef",
-        ".arw",
-        ".raf",
-        ".orf",
-        ".rw2",
-        ".pef",
-        ".srw",
-        ".psd",
-        ".xcf",
-        ".svg",
-    ]
-)
+    (".heic", ".heif", ".hif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw",
+     ".psd", ".xcf", ".svg")
+)  # fmt: skip
 _THUMBNAILS = ("@eadir", ".thumbnails", ".thumb", ".picasaoriginals")
 _TRASH = ("#recycle", "$recycle.bin", "@recycle", ".trash")  # and what begins so: .Trash-1000, .Trashes
 _HIDDEN = ("__macosx", "lost+found", "system volume information")

@@ -123,7 +123,7 @@ def _sizes(source: Source) -> ClipConfig:
     raw, path = source.config, source.path / CONFIG
     with metadata.read_as("the configuration of a CLIP model", path):
         vision, text = _VISION | dict(raw["vision_config"]), _TEXT | dict(raw["text_config"])
-        fields = {
+        fields: dict[str, Any] = {
             "embed_dim": size(raw, "projection_dim", path, 512),
             "image_size": size(vision, "image_size", path),
             "patch_size": size(vision, "patch_size", path),

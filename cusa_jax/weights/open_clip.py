@@ -43,7 +43,7 @@ def _sizes(source: Source) -> ClipConfig:
         for name, section in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
             _check(name, section, path)
         said = "quick_gelu" if model.get("quick_gelu") else "gelu"
-        fields = {
+        fields: dict[str, Any] = {
             "embed_dim": size(model, "embed_dim", path),
             "image_size": size(vision, "image_size", path),
             "patch_size": size(vision, "patch_size", path),

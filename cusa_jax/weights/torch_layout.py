@@ -111,7 +111,8 @@ def write_safetensors(
 
 def to_torch(params: Params, table: KeyTable) -> dict[str, np.ndarray]:
     """The tensors of `params` under the file's names and in its layouts; dtypes are kept."""
-    leaves, tensors = _leaves(params, table), {}
+    leaves = _leaves(params, table)
+    tensors: dict[str, np.ndarray] = {}
     for path, value in traverse_util.flatten_dict(params).items():
         keys, array = leaves[path].keys, np.asarray(value).transpose(leaves[path].axes)
         parts = [array] if len(keys) == 1 else np.split(array, len(keys))

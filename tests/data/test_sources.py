@@ -64,7 +64,9 @@ def regions(tmp_path, files):
 
 def test_an_image_is_decoded_once_for_all_that_is_asked(files, monkeypatch):
     opened, open_image = [], sources.open_image
-    monkeypatch.setattr(sources, "open_image", lambda path: opened.append(path) or open_image(path))
+    monkeypatch.setattr(
+        sources, "open_image", lambda path, *how: opened.append(path) or open_image(path, *how)
+    )
     crop, squash = files.read(2, Pixels(8), Pixels(6, resize="squash"))
     assert opened == [files.paths[2]]
     np.testing.assert_array_equal(crop, files.read(2, Pixels(8))[0])

@@ -492,7 +492,9 @@ def test_heads_that_the_losses_do_not_use_stay_behind():
 def test_a_family_adds_its_own_format(tmp_path, monkeypatch):
     """A folder that no format of ours takes, by the content of its config.json."""
     (tmp_path / "config.json").write_text('{"model_type": "blip", "text_config": {}, "vision_config": {}}')
-    with pytest.raises(InputError, match=r"config\.json says model_type 'blip'; read are folders of clip, siglip$"):
+    with pytest.raises(
+        InputError, match=r"config\.json says model_type 'blip'; read are folders of clip, siglip$"
+    ):
         read_weights(tmp_path)
     theirs = Format(
         "its folder",
