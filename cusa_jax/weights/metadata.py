@@ -113,11 +113,7 @@ OPEN_CLIP_PREPROCESS = PixelFile(
 def statistics(
     said: Mapping[str, Any], file: PixelFile, image_size: int, where: str | Path
 ) -> dict[str, tuple[float, ...]]:
-<<<<<<< HEAD
-    """{'mean', 'std'} of pixels, the family's where the file does not say them.
-=======
-    """{'mean', 'std'} of pixels, CLIP's where the file does not say them; others are announced.
->>>>>>> weights
+    """{'mean', 'std'} of pixels, the family's where the file does not say them; others are announced.
 
     Raises InputError that names every key by which images would be made in another way than its own, or not known.
     """
@@ -134,21 +130,7 @@ def statistics(
             f"{where}: {one_line(', '.join(wrong))}: images are {file.way.format(size=image_size)}, nothing else; "
             "remove a key that changes nothing of it"
         )
-<<<<<<< HEAD
-    mean, std = file.defaults
-    return {
-        "mean": _channels(said, file.mean, mean, -math.inf, where),
-        "std": _channels(said, file.std, std, 0.0, where),
-    }
-=======
-    mean = _channels(said, file.mean, CLIP_MEAN, -math.inf, where)
-    std = _channels(said, file.std, CLIP_STD, 0.0, where)
-    if (mean, std) != (CLIP_MEAN, CLIP_STD):
-        logging.warning(
-            "%s: pixels have its %s %s and %s %s, not CLIP's", where, file.mean, mean, file.std, std
-        )
-    return {"mean": mean, "std": std}
->>>>>>> weights
+    """{'mean', 'std'} of pixels, the family's where the file does not say them; others are announced.
 
 
 def _channels(
