@@ -130,7 +130,13 @@ def statistics(
             f"{where}: {one_line(', '.join(wrong))}: images are {file.way.format(size=image_size)}, nothing else; "
             "remove a key that changes nothing of it"
         )
-    """{'mean', 'std'} of pixels, the family's where the file does not say them; others are announced.
+    mean = _channels(said, file.mean, file.defaults[0], -math.inf, where)
+    std = _channels(said, file.std, file.defaults[1], 0.0, where)
+    if (mean, std) != file.defaults:
+        logging.warning(
+            "%s: pixels have its %s %s and %s %s, not its family's", where, file.mean, mean, file.std, std
+        )
+    return {"mean": mean, "std": std}
 
 
 def _channels(
