@@ -82,6 +82,7 @@ def fetch(x: jax.Array) -> np.ndarray:
     """A global array on every host."""
     if x.is_fully_addressable:
         return np.asarray(x)
+    assert isinstance(x.sharding, NamedSharding)
     return np.asarray(_on_every_device(x.sharding.mesh)(x).addressable_data(0))
 
 
