@@ -83,7 +83,7 @@ def compare(
     """All rows of the table, in the order of the data's way."""
     tolerance = TOLERANCES[ours.dtype.name]
     train, test = Data.read(checkout, "train"), Data.read(checkout, "test")
-    sizes = ours.recipe.model.clip
+    sizes = ours.student.sizes
     batches = [train.batch(n, rows, sizes.image_size, sizes.context_length) for n in range(steps)]
     yield from data_rows(original, train, sizes.image_size, images)
     yield from forward_rows(original, ours, batches[0], tolerance)
