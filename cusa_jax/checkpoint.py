@@ -157,7 +157,7 @@ class Checkpoints:
         except Exception:
             # Damaged, too.
             return
-        if "student" not in described:
+        if "family" not in described:
             raise InputError(
                 f"{self._workdir}: the run was begun by an earlier version of this program, which alone can continue "
                 f"it; its best model can be started from, --config.init_from={self._workdir} in another --workdir"
