@@ -144,8 +144,24 @@ class Checkpoints:
                 ),
             )
         except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
+            self._check_version(step)
             return None, _reason(error)
         return restored, ""
+
+    def _check_version(self, step: int) -> None:
+        """Raises InputError where the checkpoint has the state of an earlier version of this program."""
+        try:
+            described = self._latest.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))[
+                "config"
+            ]
+        except Exception:
+            # Damaged, too.
+            return
+        if "family" not in described:
+            raise InputError(
+                f"{self._workdir}: the run was begun by an earlier version of this program, which alone can continue "
+                f"it; its best model can be started from, --config.init_from={self._workdir} in another --workdir"
+            )
 
     def _check_run(self, folder: Path, described: Any) -> None:
         """Raises InputError where a checkpoint is of a run of another configuration than this one."""

@@ -64,6 +64,8 @@ def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
                 write_json(workdir / CONFIG, config)
             except OSError as error:
                 raise InputError(f"--workdir={workdir}: {error.strerror}") from error
+        # Orbax begins with a collective.
+        wait_for_all("the folder is claimed")
         yield
 
 

@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -19,7 +20,7 @@ from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
 
-_COMMON = {"embed_dim": 64, "image_size": 64, "text_width": 128, "text_layers": 2}
+_COMMON: dict[str, Any] = {"embed_dim": 64, "image_size": 64, "text_width": 128, "text_layers": 2}
 TINY = {
     "tiny_vit": ClipConfig(**_COMMON, patch_size=16, vision_width=128, vision_layers=2),
     "tiny_resnet": ClipConfig(
@@ -92,8 +93,8 @@ def run(checkout: Path, yaml_file: Path) -> bool:
 
 def commit(checkout: Path) -> str:
     """The checkout's commit, or 'unknown' where it is no git clone."""
-    told = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True)
-    return told.stdout.strip() or "unknown"
+    answer = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True)
+    return answer.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

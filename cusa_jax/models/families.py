@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 from cusa_jax.errors import InputError
-from cusa_jax.models import clip
+from cusa_jax.models import clip, siglip
 from cusa_jax.models.student import Family, Options, Student
 
-FAMILIES: dict[str, Family] = {"clip": clip.FAMILY}
+FAMILIES: dict[str, Family] = {"clip": clip.FAMILY, "siglip": siglip.FAMILY}
 # Fields of sizes that weights decide, whatever the preset of their architecture says.
-OWN = ("activation", "mean", "std")
+OWN = ("activation", "mean", "std", "resize", "resampling", "pad_id")
 
 
 def presets() -> dict[str, tuple[str, Any]]:

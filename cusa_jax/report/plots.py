@@ -42,8 +42,13 @@ def training_curves(workdir: Path) -> list[Plot]:
     panels = [("Loss, weighted sum", {"loss": "loss"})]
     panels += [(loss_title(key), {term(key): key}) for key in logged(lines, _LOSS)]
     for prefix, word in _SCALARS.items():
-        scalars = {term(key): key for key in logged(lines, prefix)}
-        panels += [(f"{word}s" if len(scalars) > 1 else word, scalars)] if scalars else []
+        of_terms: dict[str, dict[str, str]] = {}
+        for key in logged(lines, prefix):
+            of_terms.setdefault(term(key).split()[0], {})[term(key)] = key
+        panels += [
+            (f"{word}{'s' * (len(scalars) > 1)} of the {name} loss", scalars)
+            for name, scalars in of_terms.items()
+        ]
     panels += [
         ("Gradient norm, before clipping", {"norm": "gradient_norm"}),
         ("Learning rate", {"rate": "learning_rate"}),
@@ -155,7 +160,7 @@ def _panels(panels: Iterable[tuple[str, Mapping[str, str]]], lines: Lines, x_lab
             draw_lines(axis, curves, x_label)
             if len(curves) > 1:
                 axis.legend(
-                    loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=min(4, len(curves)), fontsize=8,
+                    loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=min(3, len(curves)), fontsize=8,
                     frameon=False, handlelength=1.2, columnspacing=1.0,
                 )  # fmt: skip
             ends = "; ".join(f"{label} from {y[0]:.4g} to {y[-1]:.4g}" for label, (_, y) in curves.items())

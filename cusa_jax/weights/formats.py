@@ -7,7 +7,7 @@ from pathlib import Path
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.models.student import Student
 from cusa_jax.types import Params
-from cusa_jax.weights import huggingface, metadata, native, open_clip, openai, reference_checkpoint
+from cusa_jax.weights import huggingface, metadata, native, open_clip, openai, reference_checkpoint, siglip
 from cusa_jax.weights.format import CONFIG, Format, Source
 from cusa_jax.weights.hub import Weights
 
@@ -16,6 +16,7 @@ FORMATS: dict[str, Format] = {
     "run": native.RUN,
     "open_clip": open_clip.FORMAT,
     "huggingface_clip": huggingface.FORMAT,
+    "huggingface_siglip": siglip.FORMAT,
     "native": native.FORMAT,
     "reference": reference_checkpoint.FORMAT,
     "openai": openai.FORMAT,
@@ -79,9 +80,9 @@ def _unrecognised(source: Source) -> str:
             )
         said = one_line(repr(source.config.get("model_type")))[:80]
         return f"{CONFIG} says model_type {said}; read are folders of {', '.join(_families())}"
-    for key, told in _OTHERS.items():
+    for key, reason in _OTHERS.items():
         if key in source.tensors:
-            return told
+            return reason
     names = list(source.tensors)[:3]
     held = one_line(f"tensors such as {', '.join(names)}") if names else "no tensors"
     return f"not the weights of a model that is read here ({', '.join(_families())}): it holds {held}"

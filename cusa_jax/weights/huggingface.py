@@ -60,11 +60,12 @@ def key_table(sizes: ClipConfig) -> KeyTable:
         ("text", "text_model", sizes.text_layers),
     ):
         for n in range(layers):
-            table |= _block(f"{ours}/transformer/block_{n}", f"{theirs}.encoder.layers.{n}")
+            table |= block(f"{ours}/transformer/block_{n}", f"{theirs}.encoder.layers.{n}")
     return table
 
 
-def _block(ours: str, theirs: str) -> dict[str, str | Tensors]:
+def block(ours: str, theirs: str) -> dict[str, str | Tensors]:
+    """One block of a transformer: ours, in CLIP and SigLIP alike -> theirs."""
     attention = f"{theirs}.self_attn"
     return {
         f"{ours}/ln_1": f"{theirs}.layer_norm1",
@@ -166,11 +167,11 @@ def _check(path: Path, vision: Mapping[str, Any], text: Mapping[str, Any]) -> No
 
 
 def _config(sizes: ClipConfig) -> dict[str, Any]:
-    def tower(kind: str, width: int, layers: int, heads: int) -> dict[str, Any]:
+    def tower(kind: str, width: int, layers: int, heads: int, mlp: int) -> dict[str, Any]:
         return {
             "model_type": f"clip_{kind}_model",
             "hidden_size": width,
-            "intermediate_size": 4 * width,
+            "intermediate_size": mlp,
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
             "hidden_act": sizes.activation,
@@ -178,8 +179,8 @@ def _config(sizes: ClipConfig) -> dict[str, Any]:
             "projection_dim": sizes.embed_dim,
         }
 
-    vision = tower("vision", sizes.vision_width, sizes.vision_layers, sizes.vision_heads)
-    text = tower("text", sizes.text_width, sizes.text_layers, sizes.text_heads)
+    vision = tower("vision", sizes.vision_width, sizes.vision_layers, sizes.vision_heads, sizes.vision_mlp)
+    text = tower("text", sizes.text_width, sizes.text_layers, sizes.text_heads, sizes.text_mlp)
     return {
         "architectures": ["CLIPModel"],
         "model_type": MODEL_TYPE,

@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from cusa_jax.errors import InputError, one_line
-from cusa_jax.inputs import CLIP_MEAN, CLIP_STD
+from cusa_jax.inputs import CLIP_MEAN, CLIP_STD, Resampling
 from cusa_jax.models.layers import ACTIVATIONS
 
 
@@ -37,13 +37,16 @@ class PixelFile:
     """How a kind of file says how images become pixels.
 
     mean, std: the keys of the statistics. only: what other keys may be, given the model's image size, for images to be
-    made as CLIP's are. ignored: {key: why it makes no difference}.
+    made as the family's are. ignored: {key: why it makes no difference}. defaults: (mean, std) of the family.
+    way: how its images are made, with {size} in it.
     """
 
     mean: str
     std: str
     only: Mapping[str, Callable[[Any, int], bool]]
     ignored: Mapping[str, str]
+    defaults: tuple[tuple[float, ...], tuple[float, ...]] = (CLIP_MEAN, CLIP_STD)
+    way: str = "resized to a short side of {size}, bicubic, and cropped at the centre"
 
 
 def _is(wanted: Any) -> Callable[[Any, int], bool]:
@@ -78,6 +81,22 @@ PREPROCESSOR_CONFIG = PixelFile(
         "_valid_processor_keys": _CALLING,
     },
 )
+RESAMPLING: tuple[Resampling, ...] = ("nearest", "lanczos", "bilinear", "bicubic")  # Pillow's numbers
+SIGLIP_PREPROCESSOR_CONFIG = dataclasses.replace(
+    PREPROCESSOR_CONFIG,
+    only={
+        **PREPROCESSOR_CONFIG.only,
+        "size": lambda value, size: value == {"height": size, "width": size},
+        "resample": lambda value, _: value in range(len(RESAMPLING)),
+        "do_center_crop": _is(False),
+    },
+    ignored={
+        **PREPROCESSOR_CONFIG.ignored,
+        "default_to_square": "for sizes without a name, which are refused",
+    },
+    defaults=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    way="squashed to {size} x {size}",
+)
 OPEN_CLIP_PREPROCESS = PixelFile(
     "mean",
     "std",
@@ -94,9 +113,9 @@ OPEN_CLIP_PREPROCESS = PixelFile(
 def statistics(
     said: Mapping[str, Any], file: PixelFile, image_size: int, where: str | Path
 ) -> dict[str, tuple[float, ...]]:
-    """{'mean', 'std'} of pixels, CLIP's where the file does not say them; others are announced.
+    """{'mean', 'std'} of pixels, the family's where the file does not say them; others are announced.
 
-    Raises InputError that names every key by which images would be made in another way than CLIP's, or not known.
+    Raises InputError that names every key by which images would be made in another way than its own, or not known.
     """
     known = (file.mean, file.std, *file.ignored)
     wrong = [
@@ -108,14 +127,14 @@ def statistics(
     ]
     if wrong:
         raise InputError(
-            f"{where}: {one_line(', '.join(wrong))}: images are resized to a short side of {image_size}, bicubic, and "
-            "cropped at the centre, nothing else; remove a key that changes nothing of it"
+            f"{where}: {one_line(', '.join(wrong))}: images are {file.way.format(size=image_size)}, nothing else; "
+            "remove a key that changes nothing of it"
         )
-    mean = _channels(said, file.mean, CLIP_MEAN, -math.inf, where)
-    std = _channels(said, file.std, CLIP_STD, 0.0, where)
-    if (mean, std) != (CLIP_MEAN, CLIP_STD):
+    mean = _channels(said, file.mean, file.defaults[0], -math.inf, where)
+    std = _channels(said, file.std, file.defaults[1], 0.0, where)
+    if (mean, std) != file.defaults:
         logging.warning(
-            "%s: pixels have its %s %s and %s %s, not CLIP's", where, file.mean, mean, file.std, std
+            "%s: pixels have its %s %s and %s %s, not its family's", where, file.mean, mean, file.std, std
         )
     return {"mean": mean, "std": std}
 

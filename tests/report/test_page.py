@@ -141,19 +141,21 @@ def test_a_report_holds_everything_and_orders_answers_by_score(workdir, scored, 
     for heading in (
         "Loss, weighted sum",
         "CSA loss",
-        "Temperatures",
+        "Temperature of the contrastive loss",
+        "Temperature of the USA loss",
         "Images : r = 0.50",
     ):
         assert heading.replace(" :", ":") in text
-    assert "USA loss" not in text  # the run logged none
+    # The run logged a temperature of this term, and not the term.
+    assert text.count("USA loss") == 1
     assert "The paper has no figures" in text
 
 
 def test_without_the_data_the_report_says_so_and_shows_the_rest(workdir):
     page = Page(write_report(workdir, None, "Not shown: data/test.json is gone"))
     assert " ".join(page.text).count("Not shown: data/test.json is gone") == 2
-    # Two of validation, and of training three and the temperatures.
-    assert len(page.images) == 5
+    # Two of validation, and of training two losses and two temperatures.
+    assert len(page.images) == 6
     assert not page.answers
 
 

@@ -427,7 +427,7 @@ def test_every_wrong_key_is_told_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "told"),
     [
-        ({}, "not the weights of a model that is read here .clip.: it holds no tensors"),
+        ({}, "not the weights of a model that is read here .clip, siglip.: it holds no tensors"),
         ({"a.b": np.zeros(3)}, "it holds tensors such as a.b"),
         ({"visual.proj": np.zeros((3, 3))}, "not the weights of a CLIP: there is no text_projection"),
         ({"patch_embed.proj.weight": np.zeros(3)}, "UNICOM, an image teacher"),
@@ -513,19 +513,21 @@ def test_heads_that_the_losses_do_not_use_stay_behind():
 
 def test_a_family_adds_its_own_format(tmp_path, monkeypatch):
     """A folder that no format of ours takes, by the content of its config.json."""
-    (tmp_path / "config.json").write_text('{"model_type": "siglip", "text_config": {}, "vision_config": {}}')
-    with pytest.raises(InputError, match=r"config\.json says model_type 'siglip'; read are folders of clip$"):
+    (tmp_path / "config.json").write_text('{"model_type": "blip", "text_config": {}, "vision_config": {}}')
+    with pytest.raises(
+        InputError, match=r"config\.json says model_type 'blip'; read are folders of clip, siglip$"
+    ):
         read_weights(tmp_path)
     theirs = Format(
         "its folder",
-        "siglip",
-        recognises=lambda source: source.config.get("model_type") == "siglip",
-        read=lambda source: Weights("siglip", source.path, {"params": {}}),
+        "blip",
+        recognises=lambda source: source.config.get("model_type") == "blip",
+        read=lambda source: Weights("blip", source.path, {"params": {}}),
     )
-    monkeypatch.setitem(FORMATS, "siglip", theirs)
+    monkeypatch.setitem(FORMATS, "blip", theirs)
     assert read_weights(tmp_path).sizes == tmp_path
-    with pytest.raises(InputError, match=r"\.pt is none of the ways to write a siglip model: \.safetensors$"):
-        write_weights(tmp_path / "x.pt", Weights("siglip", CLIP, {"params": {}}))
+    with pytest.raises(InputError, match=r"\.pt is none of the ways to write a blip model: \.safetensors$"):
+        write_weights(tmp_path / "x.pt", Weights("blip", CLIP, {"params": {}}))
 
 
 # --- damage ---------------------------------------------------------------------------------------------------
