@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cusa_jax.config import default_config, flat, nearest
+from cusa_jax.config import default_config, flat
 from cusa_jax.errors import Diverged, InputError
+from cusa_jax.settings import nearest
 
 
 def run(main: Callable[[Any, str], None]) -> None:

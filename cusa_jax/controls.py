@@ -7,7 +7,6 @@ differences are paired twice, by seed and by test image (an image goes with its 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from cusa_jax import sharding
-from cusa_jax.config import with_argument
+from cusa_jax.config import LOSSES, with_argument
 from cusa_jax.data.splits import Split
 from cusa_jax.evaluation.bootstrap import differences
 from cusa_jax.evaluation.figures import Figures, average, mean
@@ -48,7 +47,10 @@ class Cell:
 
 
 BASELINE = Cell("contrastive")
-CELLS = (BASELINE, *itertools.starmap(Cell, itertools.product(("csa", "usa", "cusa"), TEACHERS)))
+CELLS = (
+    BASELINE,
+    *(Cell(loss, teachers) for loss in LOSSES if loss != BASELINE.loss for teachers in TEACHERS),
+)
 Found = Mapping[Cell, Sequence[Figures]]  # one for each seed
 
 

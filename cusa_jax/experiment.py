@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
-from cusa_jax import optim, scalars, sharding
+from cusa_jax import optim, sharding, step
 from cusa_jax.config import Config
 from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.splits import Split, check_disjoint, check_found, load_split, write_world
@@ -22,7 +22,7 @@ from cusa_jax.inputs import Inputs
 from cusa_jax.losses.terms import reads
 from cusa_jax.models import families
 from cusa_jax.models.student import Embeds, Options, Student
-from cusa_jax.step import Recipe, init_state
+from cusa_jax.step import Recipe
 from cusa_jax.teachers.load import load_teachers
 from cusa_jax.types import Params, Teachers, TrainState
 from cusa_jax.weights.formats import read_weights
@@ -76,7 +76,7 @@ def build(config: Config) -> Experiment:
     teachers, teacher_params = load_teachers(config, train, mesh)
     learning_rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
     recipe = make_recipe(config, student, teachers, learning_rates, mesh)
-    fresh_state = functools.partial(init_state, recipe, jax.device_get(variables), values)
+    fresh_state = functools.partial(step.init_state, recipe, jax.device_get(variables), values)
     return Experiment(
         config=config,
         mesh=mesh,
@@ -106,19 +106,11 @@ def make_recipe(
 ) -> Recipe:
     """What a step of `config` is specialised to. learning_rates: float64 [steps], one for each."""
     _check_student(config, student)
-    specifications = scalars.specifications(config.loss)
-    shapes = {
-        "model": jax.eval_shape(student.init, jax.random.key(0))["params"],
-        optim.SCALARS: {name: jax.ShapeDtypeStruct((), np.float32) for name in specifications},
-    }
-    rules = optim.read_rules(config.optim.rules, config.optim.freeze)
-    treatments = optim.treatments(shapes, rules, specifications, config.optim.weight_decay)
-    return Recipe(
-        student=student,
-        scalars=specifications,
-        treatments=treatments,
-        optimizer=optim.optimizer(config.optim, learning_rates, treatments),
-        loss=config.loss,
+    return step.make_recipe(
+        student,
+        config.loss,
+        config.optim,
+        learning_rates,
         groups=config.batch_size // config.loss.local_batch if config.loss.negatives == "local" else 1,
         teachers=teachers,
         micro_batches=config.accumulate,

@@ -51,7 +51,11 @@ def finish(trained: Trained, workdir: Path) -> dict[str, float]:
     page = write_report(workdir, gather(trained.run, trained.variables, embedded))
     if is_first():
         print(
-            f"results: {workdir / RESULTS}", f"report: {page}", f"best model: {workdir / 'best'}", sep="\n", flush=True
+            f"results: {workdir / RESULTS}",
+            f"report: {page}",
+            f"best model: {workdir / 'best'}",
+            sep="\n",
+            flush=True,
         )
     return test
 

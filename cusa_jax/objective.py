@@ -1,7 +1,10 @@
-"""The training objective: contrastive + α CSA + β USA.
+"""The training objective: the weighted sum of the terms in `losses.terms.TERMS`, CUSA's contrastive + α CSA + β USA.
 
 `objective` takes similarity matrices, whatever model they come from. `of_embeddings` takes a dual encoder's
 embeddings, and with `config.loss.tile` computes the same numbers without the matrices.
+
+Terms of weight 0 that are `measured` are computed too where there is what they read, so that a contrastive-only run
+with teachers configured shows what CSA and USA would be.
 """
 
 from typing import Any
@@ -10,15 +13,27 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cusa_jax import losses, similarity, temperatures, tiled
-from cusa_jax.types import Embeddings, Similarities, SoftLabels
+from cusa_jax import similarity, tiled
+from cusa_jax.losses.term import INPUTS, Compared, Scalars
+from cusa_jax.losses.terms import computed
+from cusa_jax.types import Embeddings
+
+
+def objective(compared: Compared, scalars: Scalars, loss: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Weighted sum of the terms, and the terms themselves without their weights.
+
+    scalars: clamped, by the names of `scalars.specifications`. loss: `config.loss`.
+    Raises InputError where a term with a weight lacks what it reads.
+    """
+    chosen = computed(loss, compared.inputs, tiled=False)
+    return _weighted({term.name: term.dense(compared, scalars, loss) for term in chosen}, loss)
 
 
 def of_embeddings(
     embeddings: Embeddings,
     teacher_features: tuple[jax.Array, jax.Array] | None,
     ids: jax.Array | None,
-    taus: dict[str, jax.Array],
+    scalars: Scalars,
     loss: Any,
     *,
     groups: int = 1,
@@ -29,48 +44,15 @@ def of_embeddings(
     groups: problems of local negatives, always dense; mesh: where the rows are, for the tiled losses.
     """
     if loss.tile and groups == 1:
-        return _weighted(tiled.terms(embeddings, teacher_features, ids, taus, loss, mesh), loss)
+        absent = {name for name, value in (("labels", teacher_features), ("ids", ids)) if value is None}
+        problems = {
+            term.name: term.tiled(loss) for term in computed(loss, INPUTS - absent, tiled=True) if term.tiled
+        }
+        values = tiled.terms(problems, embeddings, teacher_features, ids, scalars, loss.tile, mesh)
+        return _weighted(values, loss)
     labels = None if teacher_features is None else similarity.teacher(*teacher_features, groups=groups)
     ids = None if ids is None else similarity.group_ids(ids, groups)
-    return objective(similarity.student(embeddings, groups), labels, ids, taus, loss)
-
-
-def objective(
-    student: Similarities,
-    labels: SoftLabels | None,
-    ids: jax.Array | None,
-    taus: dict[str, jax.Array],
-    loss: Any,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Weighted sum of the terms, and the terms themselves without their weights.
-
-    student, labels: matrices [..., B, B]; ids: int [..., B]; taus: clamped; loss: `config.loss`.
-    Terms of weight 0 are measured too where there is what they need, so that a contrastive-only run with
-    teachers configured shows what CSA and USA would be.
-    """
-    terms = {
-        "contrastive": losses.contrastive(
-            student.image_text, ids, taus["contrastive"], reduction=loss.contrastive.reduction
-        )
-    }
-    if labels is not None:
-        terms["csa"] = losses.csa(
-            student.image_text,
-            labels,
-            **temperatures.arguments(taus, loss, "csa"),
-            targets=loss.csa.targets,
-            divergence=loss.csa.divergence,
-            reduction=loss.csa.reduction,
-        )
-        terms["usa"] = losses.usa(
-            student.image_image,
-            student.text_text,
-            labels,
-            **temperatures.arguments(taus, loss, "usa"),
-            divergence=loss.usa.divergence,
-            reduction=loss.usa.reduction,
-        )
-    return _weighted(terms, loss)
+    return objective(Compared(similarity.student(embeddings, groups), labels, ids), scalars, loss)
 
 
 def _weighted(terms: dict[str, jax.Array], loss: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -35,7 +35,7 @@ class Rule:
     """How the parameters whose whole path matches the regular expression `pattern` are trained.
 
     Paths are as in 'image/transformer/block_0/attn/in_proj/kernel' or 'scalars/tau_csa'.
-    lr: factor of the learning rate. decay: weight decay, None for the optimiser's. train: False leaves them as they are.
+    lr: factor of the learning rate. decay: weight decay; None is the optimiser's. train: False leaves them alone.
     """
 
     pattern: str

@@ -6,6 +6,7 @@
         every: str = choice("epoch", "when the learning rate moves", ("epoch", "step"))
 
 `options` lists the keys of such a tree, `check` compares values with them, `build` makes the tree of checked values.
+A section whose keys can contradict each other has a method `check(key)`, which raises InputError where they do.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from cusa_jax.errors import InputError
@@ -25,7 +26,7 @@ _OPTION = "option"
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What one key may be. A number lies in [low, high], or in (low, high] where `above` says so.
+    """What one key may be. A number lies between the bounds, which it may reach unless they are `above` and `below`.
 
     choices: of a text; a function where they can grow, such as the names in a table. () takes any text.
     """
@@ -34,7 +35,8 @@ class Option:
     help: str
     low: float = -math.inf
     high: float = math.inf
-    above: bool = False
+    above: float = -math.inf
+    below: float = math.inf
     choices: Choices = ()
 
     @property
@@ -42,13 +44,19 @@ class Option:
         """The texts to choose from; empty where any will do."""
         return tuple(self.choices()) if callable(self.choices) else self.choices
 
+    @property
+    def bounds(self) -> str:
+        """In words, such as 'at least 0 and below 1'; '' where there are none."""
+        words = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
+        return " and ".join(f"{word} {bound:.10g}" for word, bound in words.items() if math.isfinite(bound))
 
-def number(
-    default: float, help: str, *, low: float = -math.inf, high: float = math.inf, above: float | None = None
-) -> Any:
-    """A whole number or a float, as its default is. above: a lower bound that is itself excluded."""
-    bound = {"low": low} if above is None else {"low": above, "above": True}
-    return _field(Option(default, help, high=high, **bound))
+    def contains(self, value: float) -> bool:
+        return self.low <= value <= self.high and self.above < value < self.below
+
+
+def number(default: float, help: str, **bounds: float) -> Any:
+    """A finite number, whole where its default is. bounds: `low` and `high`, or `above` and `below`."""
+    return _field(Option(default, help, **bounds))  # type: ignore[arg-type]
 
 
 def choice(default: str, help: str, choices: Choices) -> Any:
@@ -56,7 +64,7 @@ def choice(default: str, help: str, choices: Choices) -> Any:
     return _field(Option(default, help, choices=choices))
 
 
-def text(default: str, help: str) -> Any:
+def string(default: str, help: str) -> Any:
     """Any text, such as a path."""
     return _field(Option(default, help))
 
@@ -73,23 +81,31 @@ def section(kind: Callable[..., T], **changed: Any) -> Any:
 
 def options(settings: Any, prefix: str = "") -> dict[str, Option]:
     """{'schedule.epochs': Option, …} of every key; defaults are the values of `settings`."""
-    found: dict[str, Option] = {}
+    by_key: dict[str, Option] = {}
     for field in dataclasses.fields(settings):
         value, key = getattr(settings, field.name), prefix + field.name
         if _OPTION in field.metadata:
-            found[key] = dataclasses.replace(field.metadata[_OPTION], default=value)
+            by_key[key] = dataclasses.replace(field.metadata[_OPTION], default=value)
         else:
-            found |= options(value, f"{key}.")
-    return found
+            by_key |= options(value, f"{key}.")
+    return by_key
+
+
+def sections(settings: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """(key, section) of `settings` itself, which stands at `key`, and of all sections within it."""
+    yield key, settings
+    for field in dataclasses.fields(settings):
+        if _OPTION not in field.metadata:
+            yield from sections(getattr(settings, field.name), f"{key}.{field.name}")
 
 
 def build(like: T, values: Mapping[str, Any]) -> T:
-    """The settings of the type of `like` with these values, a nested mapping that holds every key."""
-    made = {}
+    """The settings of the type of `like` with these values, a nested mapping that `check` has passed."""
+    fields = {}
     for field in dataclasses.fields(like):  # type: ignore[arg-type]
-        value = values[field.name]
-        made[field.name] = value if _OPTION in field.metadata else build(getattr(like, field.name), value)
-    return type(like)(**made)
+        value, default = values[field.name], getattr(like, field.name)
+        fields[field.name] = type(default)(value) if _OPTION in field.metadata else build(default, value)
+    return type(like)(**fields)
 
 
 def check(known: Mapping[str, Option], values: Mapping[str, Any]) -> None:
@@ -103,6 +119,13 @@ def check(known: Mapping[str, Option], values: Mapping[str, Any]) -> None:
         _check_value(key, option, values[key])
 
 
+def check_sections(settings: Any, key: str) -> None:
+    """Raises InputError for the first section, of `settings` at `key`, whose own check finds a contradiction."""
+    for name, part in sections(settings, key):
+        if hasattr(part, "check"):
+            part.check(name)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """' (did you mean X?)' for the closest of `words`, or ''."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
@@ -114,23 +137,12 @@ def _check_value(key: str, option: Option, value: Any) -> None:
     fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise InputError(f"config.{key}={value!r} must be {kind.__name__}, such as {option.default!r}")
-    if kind is str:
-        if option.allowed and value not in option.allowed:
-            hint = nearest(value, option.allowed)
-            raise InputError(f"config.{key}='{value}' is none of {', '.join(option.allowed)}{hint}")
-    elif kind is not bool:
-        too_low = value <= option.low if option.above else value < option.low
-        if too_low or value > option.high or not math.isfinite(value):
-            raise InputError(f"config.{key}={value} must be {_bounds(option)}")
-
-
-def _bounds(option: Option) -> str:
-    said = []
-    if option.low > -math.inf:
-        said.append(f"above {option.low:g}" if option.above else f"at least {option.low:g}")
-    if option.high < math.inf:
-        said.append(f"at most {option.high:g}")
-    return " and ".join([*said, "finite"])
+    if kind is str and option.allowed and value not in option.allowed:
+        hint = nearest(value, option.allowed)
+        raise InputError(f"config.{key}='{value}' is none of {', '.join(option.allowed)}{hint}")
+    if kind in (int, float) and not (option.contains(value) and math.isfinite(value)):
+        bounds = " and ".join(filter(None, (option.bounds, "finite" if kind is float else "")))
+        raise InputError(f"config.{key}={value} must be {bounds}")
 
 
 def _field(option: Option) -> Any:

@@ -36,10 +36,10 @@ def teacher(image_features: jax.Array, text_features: jax.Array, groups: int = 1
 def student_directions(embeddings: Embeddings) -> Embeddings:
     """Embeddings [B, E] -> unit vectors [B, E], float32 or wider.
 
-    No epsilon in the norm (reference unire/model.py:168-171): an all-zero embedding is a broken model, and its
+    No floor under the norm (reference unire/model.py:168-171): an all-zero embedding is a broken model, and its
     NaN reaches the loss, where training stops and names it.
     """
-    return jax.tree.map(_unit, embeddings)
+    return jax.tree.map(unit, embeddings)
 
 
 def teacher_directions(features: jax.Array) -> jax.Array:
@@ -47,23 +47,24 @@ def teacher_directions(features: jax.Array) -> jax.Array:
 
     Norms have a floor of 1e-12 (sentence-transformers' `util.cos_sim`, reference unire/model.py:364-369).
     """
-    features = _at_least_float32(jax.lax.stop_gradient(features))
-    return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+    return unit(jax.lax.stop_gradient(features), floor=1e-12)
+
+
+def unit(x: jax.Array, floor: float = 0.0) -> jax.Array:
+    """[..., D] divided by its norm, or by `floor` where that is more; float32 or wider."""
+    x = at_least_float32(x)
+    norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return x / (jnp.maximum(norm, floor) if floor else norm)
 
 
 def cosines(rows: jax.Array, columns: jax.Array) -> jax.Array:
     """Cosine similarities float32 (or wider) [M, N] of embeddings [M, E] and [N, E]."""
-    return _inner(_unit(rows), _unit(columns))
+    return _inner(unit(rows), unit(columns))
 
 
 def group_ids(ids: jax.Array, groups: int = 1) -> jax.Array:
     """Image numbers int [B] -> [groups, B/groups], cut the way the similarities are."""
     return _group(ids, groups)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    x = _at_least_float32(x)
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def _group(x: jax.Array, groups: int) -> jax.Array:
@@ -75,5 +76,6 @@ def _inner(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b.swapaxes(-1, -2), precision=jax.lax.Precision.HIGHEST)
 
 
-def _at_least_float32(x: jax.Array) -> jax.Array:
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """float16 and bfloat16 widened."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -2,18 +2,18 @@
 
 import dataclasses
 import functools
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cusa_jax import objective, scalars, similarity
+from cusa_jax import objective, optim, scalars, similarity
 from cusa_jax.accumulate import in_micro_batches
 from cusa_jax.losses.term import Compared
-from cusa_jax.models.student import Encoded, ModelState, Side, Student, Variables
-from cusa_jax.optim import Treatments, stop_frozen
+from cusa_jax.models.student import Embeds, Encoded, ModelState, Side, Student, Variables
 from cusa_jax.scalars import Scalar
 from cusa_jax.teachers.apply import teacher_features
 from cusa_jax.types import Batch, Params, Teachers, TrainState
@@ -31,7 +31,7 @@ class Recipe:
 
     student: Student
     scalars: dict[str, Scalar]
-    treatments: Treatments
+    treatments: optim.Treatments
     optimizer: optax.GradientTransformation
     loss: Any
     groups: int = 1
@@ -47,6 +47,24 @@ class Recipe:
         return tuple(side for side in get_args(Side) if side in trained)
 
 
+def make_recipe(
+    student: Student, loss: Any, settings: Any, learning_rates: np.ndarray, **rest: Any
+) -> Recipe:
+    """The recipe of a student and `config.loss` under AdamW. settings: `config.optim`. rest: further fields.
+
+    learning_rates: float64 [steps], one for each.
+    """
+    specifications = scalars.specifications(loss)
+    shapes = {
+        "model": jax.eval_shape(student.init, jax.random.key(0))["params"],
+        optim.SCALARS: {name: jax.ShapeDtypeStruct((), np.float32) for name in specifications},
+    }
+    rules = optim.read_rules(settings.rules, settings.freeze)
+    treatments = optim.treatments(shapes, rules, specifications, settings.weight_decay)
+    optimizer = optim.optimizer(settings, learning_rates, treatments)
+    return Recipe(student, specifications, treatments, optimizer, loss, **rest)
+
+
 def train_step(
     state: TrainState, teacher_params: Params, batch: Batch, *, recipe: Recipe
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -60,7 +78,7 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
 
     def loss(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], ModelState]]:
-        params = stop_frozen(params, recipe.treatments)
+        params = optim.stop_frozen(params, recipe.treatments)
         variables = {"params": params["model"], **state.model_state}
         encoded, variables = encode(variables, batch, key, recipe)
         total, terms, variables = compare(variables, encoded, teacher, batch, params["scalars"], key, recipe)
@@ -105,7 +123,8 @@ def compare(
     """(weighted sum of the terms, the terms, the variables as they then are). values: of the losses' scalars."""
     ids, groups = batch.image_index, recipe.groups
     if recipe.loss.tile and groups == 1:
-        tiled = objective.of_embeddings(encoded, teacher, ids, values, recipe.loss, mesh=recipe.mesh)
+        embeddings = cast(Embeds, recipe.student).embeddings(encoded)
+        tiled = objective.of_embeddings(embeddings, teacher, ids, values, recipe.loss, mesh=recipe.mesh)
         return *tiled, variables
     similarities, changed = recipe.student.compare(
         variables, encoded, groups=groups, train=True, rngs=_rngs(key, recipe.micro_batches)

@@ -69,9 +69,7 @@ def train(config: Config, workdir: Path) -> Trained | Stopped:
     ):
         state, progress = _resume_or_start(run, checkpoints)
         _announce(run, int(state.step))
-        log = RunLog(
-            workdir, run.last_step, run.steps_per_epoch, config.batch_size, start=int(state.step)
-        )
+        log = RunLog(workdir, run.last_step, run.steps_per_epoch, config.batch_size, start=int(state.step))
         with contextlib.closing(log):
             stopped = _loop(run, workdir, state, progress, checkpoints, log, stop_requested)
         if stopped:
@@ -154,10 +152,16 @@ class _Recent:
                 # The terms come before their sum and the gradient: name the cause, not the consequence.
                 name = next((name for name in not_finite if name.startswith("loss_")), not_finite[0])
                 raise Diverged(
-                    f"step {when}: {name} is {metrics[name]}; training stopped, {last_good(self._workdir)}. Lower "
+                    f"step {when}: {name} is {metrics[name]}; training stopped, {self._last_good()}. Lower "
                     "config.optim.lr or set config.optim.clip_norm, in another --workdir"
                 )
         return values[-1]
+
+    def _last_good(self) -> str:
+        saved = self._workdir / "checkpoints"
+        if saved.is_dir() and any(entry.name.isdecimal() for entry in saved.iterdir()):
+            return f"the last good checkpoint is in {saved}"
+        return "before the first checkpoint"
 
 
 def _resume_or_start(run: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:

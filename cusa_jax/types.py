@@ -66,12 +66,13 @@ class Similarities:
     `image_text` directly.
 
     image_text: S[i, t] between image i and caption t.
-    image_image, text_text: between the images, and between the captions; the diagonal is kept.
+    image_image, text_text: between the images, and between the captions; the diagonal is kept. None of a model that
+        has no uni-modal similarities, which terms that read them refuse.
     """
 
     image_text: jax.Array
-    image_image: jax.Array
-    text_text: jax.Array
+    image_image: jax.Array | None = None
+    text_text: jax.Array | None = None
 
 
 @struct.dataclass

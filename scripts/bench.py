@@ -23,7 +23,7 @@ from absl import flags
 from cusa_jax.benchmark import inputs, losses, measure, steps, synthetic
 from cusa_jax.benchmark.measure import Row
 from cusa_jax.command import run
-from cusa_jax.config import check_values, with_argument
+from cusa_jax.config import typed, with_argument
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS
 
@@ -64,7 +64,7 @@ AGAINST = flags.DEFINE_string("against", "", "Instead of tables: time a checkout
 
 def main(config: Any, _config_name: str) -> None:
     makers = {"step": step_rows, "losses": losses_rows, "input": input_rows, "against": against_rows}
-    check_values(config)
+    typed(config)
     tables: dict[str, list[Row]] = {}
     for name in ["against"] if AGAINST.value else TABLE.value:
         if name in ("input", "against") and not REPEATS.value:

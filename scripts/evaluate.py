@@ -14,12 +14,12 @@ from typing import Any
 from absl import app, flags, logging
 
 from cusa_jax.command import errors_in_one_line
-from cusa_jax.config import nearest
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.open_source import open_source
 from cusa_jax.evaluation.results import Evaluated, comparison, comparison_table, record, table
 from cusa_jax.evaluation.suites import SUITES, Data, Suites
 from cusa_jax.report.page import REPORT, write_evaluation
+from cusa_jax.settings import nearest
 from cusa_jax.workdir import RESULTS, write_json
 
 CHECKPOINT = flags.DEFINE_string(

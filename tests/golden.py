@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from cusa_jax.models import clip
 from cusa_jax.models.clip import ClipConfig
-from cusa_jax.models.dual_encoder import DualEncoder, init_variables
+from cusa_jax.models.dual_encoder import DualEncoderStudent
+from cusa_jax.models.student import Options
 from cusa_jax.weights import openai
 from cusa_jax.weights.torch_layout import from_torch, to_torch
 
@@ -195,10 +197,10 @@ HEAD_KEYS = {f"{module}/ln": f"ln_{module}_projection" for module in HEADS} | {
 REFERENCE_KEYS = openai.key_table(TINY_A, prefix="clip_model.") | HEAD_KEYS
 
 
-def tiny_model(dtype: str) -> tuple[DualEncoder, Any]:
+def tiny_model(dtype: str) -> tuple[DualEncoderStudent, Any]:
     """The training runs' student and its start parameters."""
-    model = DualEncoder(TINY_A, dtype=DTYPES[dtype])
-    template = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))["params"]
+    model = clip.student(TINY_A, Options(dtype=np.dtype(DTYPES[dtype]).name))
+    template = jax.eval_shape(model.init, jax.random.key(0))["params"]
     tensors = {f"clip_model.{name}": tensor for name, tensor in clip_tensors().items()}
     del tensors["clip_model.logit_scale"]
     tensors |= head_tensors(TINY_A.embed_dim)

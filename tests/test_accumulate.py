@@ -1,5 +1,6 @@
 """A step in micro-batches is the step of the whole batch, and remembers less."""
 
+import dataclasses
 import functools
 
 import golden
@@ -8,45 +9,53 @@ import numpy as np
 import optax
 import pytest
 
-from cusa_jax import sharding, temperatures
+from cusa_jax import sharding
 from cusa_jax.accumulate import in_micro_batches
-from cusa_jax.config import default_config, validate
+from cusa_jax.config import default_config, typed, validate
 from cusa_jax.data.images import normalise
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Pixels
+from cusa_jax.models import clip
 from cusa_jax.models.clip import ClipConfig
-from cusa_jax.models.dual_encoder import DualEncoder, init_variables
-from cusa_jax.step import Recipe, init_state, train_step
+from cusa_jax.models.student import Options
+from cusa_jax.step import Recipe, init_state, make_recipe, train_step
 from cusa_jax.teachers.stored import stored_teacher
 from cusa_jax.types import Batch, Teacher, Teachers
 
 ROWS = 32
-SMALL = ClipConfig(16, 16, 8, 32, 1, 32, 1, context_length=8, vocab_size=32, vision_heads=2, text_heads=2)
+SMALL = ClipConfig(
+    embed_dim=16, image_size=16, patch_size=8, vision_width=32, vision_layers=1, vision_heads=2,
+    text_width=32, text_layers=1, text_heads=2, context_length=8, vocab_size=32,
+)  # fmt: skip
 
 
-def recipe(micro_batches=1, mesh=None, tile=0) -> Recipe:
+def recipe(micro_batches=1, mesh=None, tile=0) -> tuple[Recipe, dict]:
     """All losses, a live image teacher, looked-up text features; the update is the gradient itself."""
-    loss = default_config().loss
-    loss.tile = tile
-    loss.csa.weight = loss.usa.weight = 4.0
-    loss.csa.teacher_tau.trainable = True
+    config = default_config()
+    config.loss.tile = tile
+    config.loss.csa.weight = config.loss.usa.weight = 4.0
+    config.loss.csa.teacher_tau.trainable = True
     rng = np.random.default_rng(1)
     weights, table = rng.normal(size=(16 * 16 * 3, 24)), rng.normal(size=(ROWS, 12))
-    image = Teacher(
-        "image",
-        weights.astype(np.float32),
-        lambda w, pixels: normalise(pixels).reshape(len(pixels), -1) @ w,
-        "pixels",
+
+    def apply(weights, pixels):
+        return normalise(pixels).reshape(len(pixels), -1) @ weights
+
+    image = Teacher("image", apply, "pixels", Pixels(16))
+    text, text_params = stored_teacher(
+        "text", table.astype(np.float32), mesh or sharding.make_mesh(1, jax.devices()[:1])
     )
-    text = stored_teacher("text", table.astype(np.float32), mesh or sharding.make_mesh(1, jax.devices()[:1]))
-    return Recipe(
-        model=DualEncoder(SMALL),
-        temperatures=temperatures.temperatures(loss),
-        optimizer=optax.sgd(1.0),
-        loss=loss,
+    spec = make_recipe(
+        clip.student(SMALL, Options()),
+        typed(config).loss,
+        config.optim,
+        np.zeros(1),
         teachers=Teachers(image, text),
         micro_batches=micro_batches,
         mesh=mesh,
     )
+    params = {"image": weights.astype(np.float32), "text": text_params}
+    return dataclasses.replace(spec, optimizer=optax.sgd(1.0)), params
 
 
 def batch() -> Batch:
@@ -65,9 +74,8 @@ def batch() -> Batch:
 @functools.cache
 def compiled_and_result(micro_batches, devices, tile=0):
     mesh = None if devices == 1 else sharding.make_mesh(fsdp=2)
-    spec = recipe(micro_batches, mesh, tile)
-    state = init_state(spec, init_variables(spec.model, jax.random.key(0)))
-    teachers = {"image": spec.teachers.image.params, "text": spec.teachers.text.params}
+    spec, teachers = recipe(micro_batches, mesh, tile)
+    state = init_state(spec, spec.student.init(jax.random.key(0)))
     arguments = state, teachers, batch()
     if mesh is not None:
         arguments = *(sharding.put_params(x, mesh) for x in arguments[:2]), sharding.put_batch(batch(), mesh)
@@ -102,7 +110,7 @@ def test_rows_are_in_memory_once():
 
     def loss(weight, rows):
         return in_micro_batches(
-            lambda x: jax.numpy.tanh(x.mean(1, dtype=np.float32) * weight), rows, 16
+            lambda x, _: jax.numpy.tanh(x.mean(1, dtype=np.float32) * weight), rows, 16
         ).sum()
 
     compiled = jax.jit(jax.grad(loss)).lower(1.0, rows).compile()

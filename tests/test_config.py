@@ -1,21 +1,24 @@
 """Configurations: the shipped ones make sense, and whatever cannot be meant is refused in one line."""
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 
 import pytest
 
 from cusa_jax.config import (
-    CHOICES,
     LOSSES,
     default_config,
     flat,
     from_values,
     needs_teachers,
+    typed,
     validate,
     with_argument,
 )
 from cusa_jax.errors import InputError
+from cusa_jax.keys import Config, defaults
+from cusa_jax.settings import options
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,6 +72,9 @@ def test_unknown_arguments_are_refused(argument, message):
         with_argument(default_config(), argument)
 
 
+CHOICES = [key for key, option in options(defaults()).items() if option.allowed]
+
+
 @pytest.mark.parametrize("key", CHOICES)
 def test_values_outside_the_choices_are_refused(key):
     config = usable()
@@ -88,18 +94,19 @@ def test_values_outside_the_choices_are_refused(key):
         ({"data.path": ""}, r"config\.data\.path is empty"),
         ({"batch_size": 1}, r"config\.batch_size=1 must be at least 2"),
         ({"batch_size": True}, r"config\.batch_size=True must be int, such as 512"),
-        ({"seed": 2**32}, r"config\.seed=4294967296"),
+        ({"seed": 2**32}, r"config\.seed=4294967296 must be at least 0 and below 4294967296"),
         ({"optim.lr": -1.0}, r"config\.optim\.lr=-1\.0 must be at least 0"),
-        ({"optim.lr": float("nan")}, r"config\.optim\.lr=nan must be at least 0, and finite"),
-        ({"optim.b1": 1.0}, r"config\.optim\.b1=1\.0 must be below 1"),
+        ({"optim.lr": float("nan")}, r"config\.optim\.lr=nan must be at least 0 and finite"),
+        ({"optim.b1": 1.0}, r"config\.optim\.b1=1\.0 must be at least 0 and below 1"),
         ({"schedule.min_lr": 1.0}, r"min_lr=1\.0 exceeds optim\.lr"),
         ({"loss.contrastive.tau.min": 0.5}, r"contrastive\.tau: min 0\.5 exceeds max 0\.1"),
-        ({"loss.csa.tau.image.init": 0.0}, r"csa\.tau\.image\.init=0\.0: a temperature must be above 0"),
+        ({"loss.csa.tau.image.init": 0.0}, r"csa\.tau\.image\.init=0\.0 must be above 0"),
         ({"batch_size": 200}, r"batch_size=200 is not a multiple of loss\.local_batch=128"),
         ({"loss.csa.weight": -0.1}, r"loss\.csa\.weight=-0\.1 must be at least 0"),
+        ({"loss.sigmoid.bias.max": -200.0}, r"loss\.sigmoid\.bias: min -100\.0 exceeds max -200\.0"),
         ({"loss.csa.weight": 0.0, "loss.usa.weight": 0.0, "loss.contrastive.weight": 0.0}, r"one must be above 0"),
         ({"schedule.warmup_epochs": 40.0}, r"warmup_epochs must be smaller"),
-        ({"teacher.text": ""}, r"config\.teacher\.text is empty, but CSA and USA need both teachers"),
+        ({"teacher.text": ""}, r"config\.teacher\.text is empty, but soft labels need both teachers"),
         ({"teacher.text": "", "teacher.image": ""}, r"config\.teacher\.image and config\.teacher\.text is empty"),
     ],
 )  # fmt: skip
@@ -138,3 +145,42 @@ def test_flat_names_every_leaf():
     names = flat(default_config())
     assert names["loss.csa.tau.image.init"] == 0.45
     assert not any(hasattr(value, "items") for value in names.values())
+
+
+def test_the_typed_configuration_says_the_same_and_cannot_be_changed():
+    config = usable(**{"loss.csa.weight": 0.25, "loss.sigmoid.bias.init": -2.5, "optim.rules": "head lr=10"})
+    settings = validate(config)
+    assert isinstance(settings, Config)
+    assert dataclasses.asdict(settings) == config.to_dict()
+    assert settings.loss["csa"] is settings.loss.csa
+    assert settings.loss.csa.tau.image.init == 0.45
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.loss.csa.weight = 1.0
+    assert settings == typed(config)
+    assert hash(settings) == hash(typed(config))
+    assert settings != typed(usable())
+
+
+def test_whole_numbers_become_floats_where_floats_are_meant():
+    config = usable().to_dict()
+    config["optim"]["lr"] = 1
+    assert isinstance(typed(config).optim.lr, float)
+
+
+def test_every_key_has_a_meaning():
+    assert all(option.help for option in options(defaults()).values())
+
+
+def test_a_start_outside_its_bounds_is_said_once(caplog):
+    """It is clamped in the first step, and the reference's own test.yaml asks for that."""
+    with caplog.at_level("WARNING"):
+        validate(usable(**{"loss.csa.tau.image.init": 2.0}))
+    (record,) = caplog.records
+    assert "config.loss.csa.tau.image.init=2 lies outside its bounds, 0.1 to 0.99" in record.getMessage()
+
+
+def test_terms_that_no_recipe_names_keep_their_weight():
+    config = default_config()
+    config.loss.sigmoid.weight = 0.5
+    loss = with_argument(config, "loss=contrastive").loss
+    assert (loss.contrastive.weight, loss.csa.weight, loss.sigmoid.weight) == (1.0, 0.0, 0.5)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from cusa_jax import losses, objective, similarity, temperatures
+from cusa_jax import losses, objective, scalars, similarity
 from cusa_jax.config import default_config
 from cusa_jax.errors import InputError
+from cusa_jax.losses.term import Compared
 from cusa_jax.types import Embeddings, SoftLabels
 from cusa_jax.weights import reference
 
@@ -31,9 +32,9 @@ def loss_config(case: str) -> ConfigDict:
 
 
 def clamped_taus(loss: ConfigDict, dtype: str) -> dict[str, jax.Array]:
-    specs = temperatures.temperatures(loss)
+    specs = scalars.specifications(loss)
     start = {name: jnp.asarray(spec.init, golden.DTYPES[dtype]) for name, spec in specs.items()}
-    return temperatures.clamp(start, specs)
+    return scalars.clamp(start, specs)
 
 
 def inputs(dataset: str, dtype: str) -> dict[str, np.ndarray]:
@@ -235,12 +236,12 @@ def test_terms_of_weight_zero_are_measured_but_do_not_count():
     labels = similarity.teacher(data["soft_image"], data["soft_text"])
     taus = clamped_taus(loss, "f32")
 
-    total, terms = objective.objective(student, labels, None, taus, loss)
+    total, terms = objective.objective(Compared(student, labels), taus, loss)
     assert total == 0
     assert terms.keys() == {"contrastive", "csa", "usa"}
     assert all(term > 0 for term in terms.values())
 
-    total, terms = objective.objective(student, None, None, taus, loss_config("contr/sum/idx0/block0"))
+    total, terms = objective.objective(Compared(student), taus, loss_config("contr/sum/idx0/block0"))
     assert terms == {"contrastive": total}
 
 

@@ -1,6 +1,7 @@
 """A ResNet's running statistics through the train step, shardings, checkpoints and evaluation; a ViT has none."""
 
 import contextlib
+import dataclasses
 import functools
 
 import golden
@@ -10,17 +11,21 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from cusa_jax import optim, sharding, step, temperatures
+from cusa_jax import sharding, step
 from cusa_jax.checkpoint import Checkpoints
-from cusa_jax.config import default_config
+from cusa_jax.config import default_config, typed
+from cusa_jax.data.images import normalise
+from cusa_jax.models import clip
 from cusa_jax.models.clip import ClipConfig
-from cusa_jax.models.dual_encoder import DualEncoder, init_variables
+from cusa_jax.models.student import Options
 from cusa_jax.types import Batch
 
 ROWS = 16
+COMMON = {"embed_dim": 16, "image_size": 64, "patch_size": 32, "text_width": 64, "text_layers": 1,
+          "context_length": 8, "vocab_size": 64}  # fmt: skip
 SIZES = {
-    "resnet": ClipConfig(16, 64, 32, 4, 0, 64, 1, 8, 64, resnet_blocks=(1, 1, 1, 1)),
-    "vit": ClipConfig(16, 64, 32, 64, 1, 64, 1, 8, 64),
+    "resnet": ClipConfig(**COMMON, vision_width=4, vision_layers=0, resnet_blocks=(1, 1, 1, 1)),
+    "vit": ClipConfig(**COMMON, vision_width=64, vision_layers=1),
 }
 
 
@@ -36,14 +41,13 @@ def batch() -> Batch:
 def recipe(tower: str) -> step.Recipe:
     config = default_config()
     config.loss.csa.weight = config.loss.usa.weight = 0.0
-    specs = temperatures.temperatures(config.loss)
-    adamw = optim.optimizer(config.optim, np.full(4, 1e-3), specs)
-    return step.Recipe(DualEncoder(SIZES[tower], uni_heads=False), specs, adamw, config.loss)
+    student = clip.student(SIZES[tower], Options(heads=("cross",)))
+    return step.make_recipe(student, typed(config).loss, config.optim, np.full(4, 1e-3))
 
 
 @functools.cache
 def start(tower: str):
-    variables = golden.jit(functools.partial(init_variables, recipe(tower).model))(jax.random.key(0))
+    variables = golden.jit(recipe(tower).student.init)(jax.random.key(0))
     return jax.device_get(step.init_state(recipe(tower), variables))
 
 
@@ -64,7 +68,7 @@ def test_a_step_moves_the_running_statistics():
     moved = jax.tree.map(lambda a, b: (a != b).all(), before.model_state, after.model_state)
     assert all(jax.tree.leaves(moved))
     # Fresh norms have mean 0, and move a tenth of the way to the batch's.
-    images = step.normalise(batch().image)
+    images = normalise(batch().image)
     stem = before.params["model"]["image"]["conv1"]["kernel"]
     out = jax.lax.conv_general_dilated(
         images, stem, (2, 2), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -91,8 +95,8 @@ def test_a_vit_has_no_state_beside_its_parameters():
 
 def test_evaluation_uses_the_running_statistics():
     """Features do not depend on the rest of the batch, and do on the statistics."""
-    state, model = trained("resnet", 1)[0], recipe("resnet").model
-    encode = golden.jit(functools.partial(step.encode_images, model=model))
+    state, student = trained("resnet", 1)[0], recipe("resnet").student
+    encode = golden.jit(lambda variables, images: student.embed(variables, "image", images))
     whole, _ = encode(state.variables, batch().image)
     alone, _ = encode(state.variables, batch().image[:1])
     np.testing.assert_allclose(alone, whole[:1], atol=1e-5)
@@ -114,3 +118,21 @@ def test_checkpoints_keep_the_state(tower, tmp_path):
     same = functools.partial(jax.tree.map, np.testing.assert_array_equal)
     same(restored, state)
     same(variables, state.variables)
+
+
+def test_a_frozen_tower_is_encoded_as_in_evaluation():
+    """Its running statistics stay, and they are what its features are computed with."""
+    frozen = dataclasses.replace(
+        recipe("resnet"),
+        treatments={
+            path: dataclasses.replace(treatment, train=treatment.train and path[1] != "image")
+            for path, treatment in recipe("resnet").treatments.items()
+        },
+    )
+    assert frozen.sides == ("text",)
+    variables = start("resnet").variables
+    encode = golden.jit(lambda key: step.encode(variables, batch(), key, frozen))
+    encoded, after = encode(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, after, variables)
+    expected, _ = frozen.student.embed(variables, "image", batch().image)
+    np.testing.assert_allclose(encoded["image"]["cross"], expected, rtol=1e-4, atol=1e-4)

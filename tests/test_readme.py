@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from cusa_jax import objective, similarity
 from cusa_jax.config import default_config
+from cusa_jax.losses.term import Compared
 from cusa_jax.types import Embeddings
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -29,8 +30,10 @@ def test_the_losses_in_three_lines_are_the_paper_s_objective():
     loss = default_config().loss
     labels = similarity.teacher(image_teacher, text_teacher)
     student = similarity.student(Embeddings(cross_image, cross_text, uni_image, uni_text))
-    taus = {"contrastive": 0.05, "csa": 0.45, "csa_teacher": 1.0, "usa_image": 0.45, "usa_text": 0.45}
-    total, _ = objective.objective(student, labels, names["ids"], taus, loss)
+    scalars = {
+        "tau_contrastive": 0.05, "tau_csa": 0.45, "tau_csa_teacher": 1.0, "tau_usa_image": 0.45, "tau_usa_text": 0.45,
+    }  # fmt: skip
+    total, _ = objective.objective(Compared(student, labels, names["ids"]), scalars, loss)
     assert jnp.allclose(
         names["loss"], BATCH * total, rtol=1e-5
     )  # the paper's is divided by the batch once more

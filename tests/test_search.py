@@ -21,8 +21,8 @@ from cusa_jax.data.tokenize import ClipTokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.experiment import build_model
+from cusa_jax.scalars import specifications
 from cusa_jax.search.index import fingerprint
-from cusa_jax.temperatures import temperatures
 from cusa_jax.types import TrainState
 from cusa_jax.weights.formats import load_model
 
@@ -37,7 +37,7 @@ def trained(tmp_path_factory):
     config.model.name = "toy"
     workdir = tmp_path_factory.mktemp("run") / "run"
     model, variables = build_model(config)
-    taus = {name: jax.numpy.float32(spec.init) for name, spec in temperatures(config.loss).items()}
+    taus = {name: jax.numpy.float32(spec.init) for name, spec in specifications(config.loss).items()}
     state = TrainState(jax.numpy.int32(3), {"model": variables["params"], "taus": taus}, {}, ())
     described = {"config": config.to_dict(), "clip": dataclasses.asdict(model.clip)}
     checkpoints = Checkpoints(workdir, described, 1)

@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cusa_jax import sharding, temperatures
+from cusa_jax import scalars, sharding
 from cusa_jax.models.heads import ProjectionHead
 from cusa_jax.objective import of_embeddings
 from cusa_jax.types import Embeddings
@@ -50,7 +50,7 @@ def run(config: str, dtype: str, groups: int, devices: int):
     """Weighted losses in the recorded order, gradients by tensors, gradients by temperatures; batch over devices."""
     loss = reference.loss_config(GOLDEN["configs"][config])
     with golden.precision(dtype):
-        specs = temperatures.temperatures(loss)
+        specs = scalars.specifications(loss)
         taus = {name: jnp.asarray(spec.init, golden.DTYPES[dtype]) for name, spec in specs.items()}
         names = [name.rpartition("/")[2] for name in ARRAYS if name.startswith(f"{config}/f64/global_grad/")]
         tensors = {name: ARRAYS[f"param/{name}"].astype(golden.DTYPES[dtype]) for name in names}

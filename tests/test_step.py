@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from cusa_jax import optim, sharding, temperatures
-from cusa_jax.step import Recipe, train_step
+from cusa_jax import optim, scalars, sharding
+from cusa_jax.config import default_config, typed
+from cusa_jax.step import Recipe, make_recipe, train_step
 from cusa_jax.types import Batch, Teacher, Teachers, TrainState
 from cusa_jax.weights import reference
 
@@ -30,31 +30,31 @@ KEY_BIAS = "attn.in_proj_bias"
 
 @dataclasses.dataclass
 class Trained:
-    """What a run leaves behind: metrics and temperatures of every step, parameters by the reference's names."""
+    """What a run leaves behind: metrics and scalars of every step, parameters by the reference's names."""
 
     metrics: list[dict]
-    taus: list[dict]
+    scalars: list[dict]
     final: dict[str, np.ndarray]
 
 
 def teachers() -> Teachers:
     """Each batch's recorded soft features are the parameters, so that nothing is compiled in."""
-    one = Teacher("recorded", None, lambda features, rows: features[rows], "index")
+    one = Teacher("recorded", lambda features, rows: features[rows], "index")
     return Teachers(image=one, text=one)
 
 
+@functools.cache
 def recipe(run: str, dtype: str) -> Recipe:
     settings = RUNS[run]
-    loss = reference.loss_config(settings["loss_config"])
-    schedule = ConfigDict({**settings["schedular"], "every": "epoch"})
-    adamw = ConfigDict({"lr": settings["optimizer"]["lr"], "weight_decay": settings["optimizer"]["weight_decay"],
-                        "b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 0.0})  # fmt: skip
-    specs = temperatures.temperatures(loss)
-    rates = optim.learning_rates(adamw, schedule, settings["steps_per_epoch"])
+    config = default_config()
+    config.loss = reference.loss_config(settings["loss_config"])
+    config.schedule.update(settings["schedular"])
+    config.optim.update({key: settings["optimizer"][key] for key in ("lr", "weight_decay")})
+    rates = optim.learning_rates(config.optim, config.schedule, settings["steps_per_epoch"])
     recorded = np.ravel([[epoch[0]] * settings["steps_per_epoch"] for epoch in settings[dtype]["epoch_lrs"]])
     np.testing.assert_allclose(rates[:STEPS], recorded, rtol=1e-14)
-    model, _ = golden.tiny_model(dtype)
-    return Recipe(model, specs, optim.optimizer(adamw, rates, specs), loss, teachers=teachers())
+    student, _ = golden.tiny_model(dtype)
+    return make_recipe(student, typed(config).loss, config.optim, rates, teachers=teachers())
 
 
 def batch(step: int, rows: int = 8) -> tuple[Batch, dict[str, np.ndarray]]:
@@ -72,19 +72,19 @@ def trained(run: str, dtype: str, devices: int = 1, fsdp: int = 1, rows: int = 8
         mesh = sharding.make_mesh(fsdp, jax.devices()[:devices])
         rules = recipe(run, dtype)
         # Not init_state's float32 start: the reference's float64 runs start at 0.45, not at its float32 neighbour.
-        taus = {name: jnp.asarray(t.init, golden.DTYPES[dtype]) for name, t in rules.temperatures.items()}
-        params = {"model": golden.tiny_model(dtype)[1], "taus": taus}
+        values = {name: jnp.asarray(s.init, golden.DTYPES[dtype]) for name, s in rules.scalars.items()}
+        params = {"model": golden.tiny_model(dtype)[1], "scalars": values}
         state = TrainState(jnp.zeros((), jnp.int32), params, {}, rules.optimizer.init(params))
         state = sharding.put_params(state, mesh)
         step = golden.jit(functools.partial(train_step, recipe=rules), donate_argnums=0)
-        metrics, taus = [], []
+        metrics, values = [], []
         for number in range(STEPS):
             rows_of_batch, soft = batch(number, rows)
             labels = sharding.put_params(jax.tree.map(lambda x: x.astype(golden.DTYPES[dtype]), soft), mesh)
             state, measured = step(state, labels, sharding.put_batch(rows_of_batch, mesh))
             metrics.append({name: float(value) for name, value in measured.items()})
-            taus.append({name: float(tau) for name, tau in state.params["taus"].items()})
-        return Trained(metrics, taus, golden.reference_tensors(jax.device_get(state.params["model"])))
+            values.append({name: float(value) for name, value in state.params["scalars"].items()})
+        return Trained(metrics, values, golden.reference_tensors(jax.device_get(state.params["model"])))
 
 
 @pytest.mark.parametrize("dtype", golden.DTYPES)
@@ -105,11 +105,11 @@ def test_losses_of_every_step_equal_the_reference(run, dtype):
 def test_temperatures_of_every_step_equal_the_reference(run, dtype):
     ours = trained(run, dtype)
     theirs = RUNS[run][dtype]["steps"]
-    names = {our: their for our, their in reference.TEMPERATURE_NAMES.items() if our in ours.taus[0]}
+    names = {our: their for our, their in reference.TEMPERATURE_NAMES.items() if our in ours.scalars[0]}
     assert set(names.values()) == set(theirs[0]["taus_after_step"])
     for our, their in names.items():
-        used = [metrics[f"tau_{our}"] for metrics in ours.metrics]
-        after = [taus[our] for taus in ours.taus]
+        used = [metrics[our] for metrics in ours.metrics]
+        after = [values[our] for values in ours.scalars]
         for values, key in ((used, "taus_after_clamp"), (after, "taus_after_step")):
             recorded = [step[key][their] for step in theirs]
             golden.assert_close(f"train temperatures {dtype}", values, recorded, TOLERANCE[dtype])
@@ -155,16 +155,16 @@ def test_a_temperature_outside_its_bounds_is_clamped_before_it_is_used():
     """The loss, the gradient and the update are those of the clamped value; the stored one is replaced."""
     run = "A_cusa_lr1e-3_wd0.05"
     rules = recipe(run, "f32")
-    outside = {name: jnp.float32(5.0) for name in rules.temperatures}
-    inside = temperatures.clamp(outside, rules.temperatures)
+    outside = {name: jnp.float32(5.0) for name in rules.scalars}
+    inside = scalars.clamp(outside, rules.scalars)
     rows, soft = batch(0)
 
-    def one_step(taus):
-        params = {"model": golden.tiny_model("f32")[1], "taus": taus}
+    def one_step(values):
+        params = {"model": golden.tiny_model("f32")[1], "scalars": values}
         state = TrainState(jnp.zeros((), jnp.int32), params, {}, rules.optimizer.init(params))
         return golden.jit(functools.partial(train_step, recipe=rules))(state, soft, rows)
 
     (clamped, seen), (expected, expected_seen) = one_step(outside), one_step(inside)
     assert jax.tree.map(float, seen) == jax.tree.map(float, expected_seen)
-    assert {name: float(seen[f"tau_{name}"]) for name in inside} == jax.tree.map(float, inside)
+    assert {name: float(seen[name]) for name in inside} == jax.tree.map(float, inside)
     jax.tree.map(np.testing.assert_array_equal, clamped.params, expected.params)

@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from cusa_jax import objective, sharding, temperatures, tiled
+from cusa_jax import objective, scalars, sharding
 from cusa_jax.config import default_config, validate
 from cusa_jax.errors import InputError
+from cusa_jax.losses.terms import TERMS
 from cusa_jax.types import Embeddings
 
 ROWS = 72  # no tile below divides it, nor the 9 rows of one of eight devices
@@ -31,6 +32,14 @@ def settings(tile, targets="each", divergence="kl", reduction="mean", shared=Fal
     return loss
 
 
+def alone(term, tile):
+    """The only term with a weight."""
+    loss = settings(tile)
+    for name in TERMS:
+        loss[name].weight = float(name == term)
+    return loss
+
+
 def random_inputs(rows=ROWS, dtype=np.float64):
     rng = np.random.default_rng(7)
     embeddings = Embeddings(*(rng.normal(size=(rows, 16)).astype(dtype) for _ in range(4)))
@@ -42,8 +51,8 @@ def random_inputs(rows=ROWS, dtype=np.float64):
 def evaluate(inputs, loss, mesh=None):
     """Total, terms, and gradients by embeddings and temperatures."""
     embeddings, teachers, ids = inputs
-    specs = temperatures.temperatures(loss)
-    taus = temperatures.clamp({name: spec.init for name, spec in specs.items()}, specs)
+    specs = scalars.specifications(loss)
+    taus = scalars.clamp({name: spec.init for name, spec in specs.items()}, specs)
     total = functools.partial(objective.of_embeddings, loss=loss, mesh=mesh)
 
     def run(embeddings, taus, teachers, ids):
@@ -80,14 +89,14 @@ def test_without_teachers_and_ids_the_diagonal_alone_is_positive():
     with jax.enable_x64(True):
         embeddings, _, _ = random_inputs()
         inputs = embeddings, None, None
-        ours, expected = (evaluate(inputs, settings(tile)) for tile in (100, 0))
+        ours, expected = (evaluate(inputs, alone("contrastive", tile)) for tile in (100, 0))
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-13), ours, expected)
 
 
 def test_peak_memory_grows_with_the_batch_and_not_with_its_square():
     def temporary_bytes(rows, tile):
         inputs, loss = random_inputs(rows, np.float32), settings(tile)
-        taus = temperatures.init(temperatures.temperatures(loss))
+        taus = scalars.init(scalars.specifications(loss))
 
         def total(embeddings, teachers, ids):
             return objective.of_embeddings(embeddings, teachers, ids, taus, loss)[0]
@@ -104,7 +113,7 @@ def test_a_broken_embedding_reaches_the_loss_as_nan():
     embeddings, teachers, ids = random_inputs(dtype=np.float32)
     embeddings.cross_image[3] = 0
     _, terms = objective.of_embeddings(
-        embeddings, teachers, ids, temperatures.init(temperatures.temperatures(settings(10))), settings(10)
+        embeddings, teachers, ids, scalars.init(scalars.specifications(settings(10))), settings(10)
     )
     assert np.isnan(terms["contrastive"])
     assert np.isnan(terms["csa"])
@@ -115,10 +124,10 @@ def test_a_broken_embedding_reaches_the_loss_as_nan():
 def test_unknown_modes_are_refused(wrong):
     embeddings, teachers, ids = random_inputs(dtype=np.float32)
     loss = settings(10, **wrong)
-    taus = temperatures.init(temperatures.temperatures(loss))
+    values = scalars.init(scalars.specifications(loss))
     ((name, value),) = wrong.items()
     with pytest.raises(InputError, match=f"{name}='{value}' is none of"):
-        tiled.terms(embeddings, teachers, ids, taus, loss)
+        objective.of_embeddings(embeddings, teachers, ids, values, loss)
 
 
 @pytest.mark.parametrize(

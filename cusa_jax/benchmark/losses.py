@@ -1,4 +1,4 @@
-"""The three losses with their gradients, dense against tiled: time, memory, and how far apart they are."""
+"""The loss terms with their gradients, dense against tiled: time, memory, and how far apart they are."""
 
 import functools
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cusa_jax import objective, temperatures
+from cusa_jax import objective, scalars
 from cusa_jax.benchmark import measure
 from cusa_jax.benchmark.measure import Row, Time
 from cusa_jax.types import Embeddings
@@ -17,9 +17,9 @@ def row(loss: Any, batch: int, *, width: int, tile: int, dense: bool, repeats: i
     rng = np.random.default_rng(0)
     features = rng.normal(size=(6, batch, width)).astype(np.float32)
     ids = rng.integers(0, batch, batch).astype(np.int32)
-    specs = temperatures.temperatures(loss)
-    taus = temperatures.clamp(temperatures.init(specs), specs)
-    arguments = jax.device_put((features[:4], features[4:], ids, taus))
+    specs = scalars.specifications(loss)
+    values = scalars.clamp(scalars.init(specs), specs)
+    arguments = jax.device_put((features[:4], features[4:], ids, values))
     compiled = {
         name: jax.jit(jax.value_and_grad(functools.partial(_of_features, loss=with_tile(loss, side)), argnums=(0, 3)))
         .lower(*arguments)
@@ -46,8 +46,8 @@ def with_tile(loss: Any, side: int) -> Any:
     return loss
 
 
-def _of_features(student: jax.Array, teacher: jax.Array, ids: jax.Array, taus: Any, loss: Any) -> jax.Array:
-    return objective.of_embeddings(Embeddings(*student), tuple(teacher), ids, taus, loss)[0]
+def _of_features(student: jax.Array, teacher: jax.Array, ids: jax.Array, values: Any, loss: Any) -> jax.Array:
+    return objective.of_embeddings(Embeddings(*student), tuple(teacher), ids, values, loss)[0]
 
 
 def _max_error(ours: Any, theirs: Any) -> float:

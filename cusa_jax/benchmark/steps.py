@@ -15,9 +15,9 @@ from cusa_jax.benchmark.measure import Row, Time
 from cusa_jax.benchmark.synthetic import Sizes, Source
 from cusa_jax.config import LOSSES, check_loss, with_argument
 from cusa_jax.errors import InputError
-from cusa_jax.experiment import check_batch, make_model, make_recipe
-from cusa_jax.models.clip import PRESETS
-from cusa_jax.models.dual_encoder import init_variables
+from cusa_jax.experiment import check_batch, make_recipe, student_options
+from cusa_jax.models import families
+from cusa_jax.models.student import Student
 from cusa_jax.step import Recipe, init_state, jitted, train_step
 from cusa_jax.types import Batch, TrainState
 
@@ -47,9 +47,11 @@ class Plan:
     """A step in shapes alone: one too large for this machine can still be compiled and counted.
 
     shapes: of the arguments of `train_step`, state, teachers' parameters and batch. inputs: makes the batch.
+    plain_student: the same model without recomputation and fused kernels, which XLA's count of FLOPs does not see.
     """
 
     recipe: Recipe
+    plain_student: Student
     shapes: tuple[Any, Any, Any]
     inputs: Callable[[], Batch]
 
@@ -58,9 +60,9 @@ class Plan:
 
     def flops(self) -> float:
         """Those that the mathematics ask for, without what remat, tiles and micro-batches compute again."""
-        recipe = self.recipe
-        model = recipe.model.clone(remat=False, attention="xla")  # a kernel of cuDNN's counts as nothing
-        plain = dataclasses.replace(recipe, micro_batches=1, model=model, loss=with_tile(recipe.loss, 0))
+        plain = dataclasses.replace(
+            self.recipe, micro_batches=1, student=self.plain_student, loss=with_tile(self.recipe.loss, 0)
+        )
         return measure.flops(functools.partial(train_step, recipe=plain), *self.shapes)
 
     def start(self, compiled: Any) -> Callable[[], dict[str, jax.Array]]:
@@ -90,18 +92,21 @@ def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
         raise InputError(
             f"config.loss.{off[0]}.weight is 0, and a step with it is to be measured; leave it as it is"
         )
-    model = make_model(config, PRESETS[config.model.name])
+    family, sizes_of_model = families.presets()[config.model.name]
+    options = student_options(config)
+    student = families.make(family, sizes_of_model, options)
+    plain = families.make(family, sizes_of_model, dataclasses.replace(options, remat=False, attention="xla"))
     teachers = synthetic.teachers(config, variant.image, variant.text, sizes, mesh)
-    recipe = make_recipe(config, model, teachers, np.full(1000, config.optim.lr, np.float32), mesh)
+    recipe = make_recipe(config, student, teachers, np.full(1000, config.optim.lr), mesh)
     inputs = functools.partial(
-        synthetic.batch, config.batch_size, model.clip, sizes, variant.image, variant.text
+        synthetic.batch, config.batch_size, student.inputs, sizes, variant.image, variant.text
     )
     state = sharding.abstract_params(jax.eval_shape(functools.partial(_fresh_state, recipe)), mesh)
     split = sharding.batch_sharding(mesh)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), jax.eval_shape(inputs)
     )
-    return Plan(recipe, (state, synthetic.shapes(teachers, mesh), batch), inputs)
+    return Plan(recipe, plain, (state, synthetic.shapes(teachers, mesh), batch), inputs)
 
 
 def started(config: Any, name: str, sizes: Sizes) -> Callable[[], dict[str, jax.Array]]:
@@ -111,7 +116,7 @@ def started(config: Any, name: str, sizes: Sizes) -> Callable[[], dict[str, jax.
 
 
 def _fresh_state(recipe: Recipe) -> TrainState:
-    return init_state(recipe, init_variables(recipe.model, jax.random.key(0)))
+    return init_state(recipe, recipe.student.init(jax.random.key(0)))
 
 
 def rows(config: Any, names: Sequence[str], sizes: Sizes, repeats: int, rate: float) -> list[Row]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from cusa_jax import similarity
-from cusa_jax.data.images import normalise
-from cusa_jax.inputs import Inputs, Pixels
 from cusa_jax.models.heads import ProjectionHead
-from cusa_jax.models.student import ModelState, Rngs, Side, Variables
+from cusa_jax.models.linen_student import LinenStudent
+from cusa_jax.models.student import Encoded, ModelState, Rngs, Side, Variables
 from cusa_jax.types import Array, Embeddings, Similarities
 
 
@@ -34,83 +33,47 @@ class DualEncoder(nn.Module):
             setattr(self, f"{kind}_image", ProjectionHead())
             setattr(self, f"{kind}_text", ProjectionHead())
 
-    def __call__(self, image: Array, tokens: Array, train: tuple[Side, ...] = ()) -> Embeddings:
-        """-> Embeddings, each [B, E]. train: the sides in training mode."""
-        cross_image, uni_image = self.embed("image", image, "image" in train)
-        cross_text, uni_text = self.embed("text", tokens, "text" in train)
-        return Embeddings(cross_image, cross_text, uni_image, uni_text)
-
-    def embed(self, side: Side, rows: Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """(cross-modal, uni-modal) embeddings of one side, each [B, E], in float32 or wider."""
+    def encode(self, side: Side, rows: Array, train: bool = False) -> dict[str, jax.Array]:
+        """{'cross', 'uni'} embeddings of one side, each [B, E], in float32 or wider, not normalised."""
         features = getattr(self, side)(rows, train)
         features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
-        cross, uni = (
-            getattr(self, f"{kind}_{side}")(features) if kind in self.heads else features
+        return {
+            kind: getattr(self, f"{kind}_{side}")(features) if kind in self.heads else features
             for kind in ("cross", "uni")
-        )
-        return cross, uni
+        }
+
+    def score(self, images: dict[str, jax.Array], texts: dict[str, jax.Array]) -> jax.Array:
+        """Cosines [M, N] of the cross-modal embeddings."""
+        return similarity.cosines(images["cross"], texts["cross"])
 
 
 @dataclasses.dataclass(frozen=True)
-class DualEncoderStudent:
-    """`models.student.Student` and `Embeds` of a DualEncoder, whose towers take normalised pixels (or regions)."""
+class DualEncoderStudent(LinenStudent):
+    """A LinenStudent whose module is a DualEncoder; it also has `Embeds`."""
 
-    family: str
-    sizes: Any
-    inputs: Inputs
     module: DualEncoder
-    rows_independent: bool = True
 
     @property
     def heads(self) -> tuple[str, ...]:
         return self.module.heads
 
-    def init(self, key: jax.Array) -> Variables:
-        """Fresh float32 variables. Heads draw from their own keys, so adding a pair leaves the rest as it was."""
-        image, text = self.inputs.image, self.inputs.text
-        rows = (
-            jnp.zeros((1, image.size, image.size, 3))
-            if isinstance(image, Pixels)
-            else jnp.zeros((1, image.count, image.width))
-        )
-        return self.module.init(key, rows, jnp.zeros((1, text.length), jnp.int32))
-
-    def encode(
-        self,
-        variables: Variables,
-        image: Array,
-        tokens: Array,
-        *,
-        train: tuple[Side, ...] = (),
-        rngs: Rngs = None,
-    ) -> tuple[Embeddings, ModelState]:
-        mutable = [name for name in variables if name != "params"] if train else []
-        return cast(
-            tuple,
-            self.module.apply(variables, self._image(image), tokens, train, mutable=mutable, rngs=rngs),
-        )
-
-    def encode_side(self, variables: Variables, side: Side, rows: Array) -> tuple[jax.Array, jax.Array]:
-        return self.embed(variables, side, rows)
+    def embed(self, variables: Variables, side: Side, rows: Array) -> tuple[jax.Array, jax.Array]:
+        """(cross-modal, uni-modal) embeddings [B, E] of one side, in evaluation, not normalised."""
+        encoded = self.encode_side(variables, side, rows)
+        return encoded["cross"], encoded["uni"]
 
     def compare(
         self,
         variables: Variables,
-        encoded: Embeddings,
+        encoded: Encoded,
         *,
         groups: int = 1,
         train: bool = False,
         rngs: Rngs = None,
     ) -> tuple[Similarities, ModelState]:
-        return similarity.student(encoded, groups), {}
+        return similarity.student(self.embeddings(encoded), groups), {}
 
-    def score(self, variables: Variables, images: Any, texts: Any) -> jax.Array:
-        return similarity.cosines(images[0], texts[0])
-
-    def embed(self, variables: Variables, side: Side, rows: Array) -> tuple[jax.Array, jax.Array]:
-        rows = self._image(rows) if side == "image" else rows
-        return cast(tuple, self.module.apply(variables, side, rows, method="embed"))
-
-    def _image(self, rows: Array) -> Array:
-        spec = self.inputs.image
-        return normalise(rows, mean=spec.mean, std=spec.std) if isinstance(spec, Pixels) else rows
+    def embeddings(self, encoded: Any) -> Embeddings:
+        """What `encode` made of both sides, as the losses take it."""
+        image, text = encoded["image"], encoded["text"]
+        return Embeddings(image["cross"], text["cross"], image["uni"], text["uni"])

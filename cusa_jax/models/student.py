@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import jax
 
 from cusa_jax.inputs import Inputs
-from cusa_jax.types import Array, Similarities
+from cusa_jax.types import Array, Embeddings, Similarities
 
 Variables: TypeAlias = Any  # {'params': …, and further linen collections}, a pytree of arrays
 ModelState: TypeAlias = (
@@ -27,7 +27,9 @@ Heads = Literal["linear", "none"]
 
 
 class Student(Protocol):
-    """A model that is trained. Instances are immutable and compare by value: the compiled step is specialised to one.
+    """A model that is trained; `linen_student.LinenStudent` makes one of a linen module.
+
+    Instances are immutable and compare by value: the compiled step is specialised to one.
 
     family, sizes: by which `FAMILIES` makes it again; sizes is a frozen dataclass of plain values.
     inputs: what it must be given. image: uint8 [B, S, S, 3] or float regions [B, R, D]; tokens: int32 [B, L].
@@ -85,6 +87,9 @@ class Embeds(Protocol):
 
     def embed(self, variables: Variables, side: Side, rows: Array) -> tuple[jax.Array, jax.Array]:
         """(cross-modal, uni-modal) embeddings [B, E] of one side, in evaluation, not normalised."""
+
+    def embeddings(self, encoded: Encoded) -> Embeddings:
+        """What `encode` made of a batch, as tiled losses take it."""
 
     @property
     def heads(self) -> tuple[str, ...]:

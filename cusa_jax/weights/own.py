@@ -12,6 +12,7 @@ from cusa_jax.checkpoint import read_best
 from cusa_jax.config import from_values
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import ClipConfig
+from cusa_jax.scalars import renamed
 from cusa_jax.weights import student
 from cusa_jax.weights.torch_layout import read_safetensors, write_safetensors
 
@@ -46,14 +47,14 @@ def read(path: Path, described: dict[str, Any]) -> student.Weights:
         config = from_values(described["config"], path)
     tensors = read_safetensors(path)
     taus = {name.removeprefix(_TAU): tensors.pop(name) for name in list(tensors) if name.startswith(_TAU)}
-    return student.collect(clip, tensors, path, taus, config)
+    return student.collect(clip, tensors, path, renamed(taus), config)
 
 
 def read_workdir(workdir: Path) -> student.Weights:
     """The model of a training that validated best. Raises InputError where there is none, or it is damaged."""
     model, described = read_best(workdir)
     clip, config = _clip(described, workdir), from_values(described.get("config"), workdir)
-    return student.from_variables(clip, model["variables"], model["taus"], config)
+    return student.from_variables(clip, model["variables"], renamed(model["taus"]), config)
 
 
 def _clip(described: Any, where: Path) -> ClipConfig:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ml_collections import ConfigDict
 
-from cusa_jax.config import default_config, flat, needs_teachers
+from cusa_jax.config import ConfigDict, default_config, flat, needs_teachers
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.models.clip import PRESETS
 
@@ -22,11 +21,11 @@ TEXT_TEACHER = "sentence-transformers/all-mpnet-base-v2"  # reference retrieval.
 DIVERGENCES = {"kl": "kl", "contrastive": "cross_entropy"}
 SECTIONS = {"contrastive": "contrastive", "csa": "cross_softlabel", "usa": "uni_softlabel"}
 
-# Our temperature names -> the reference's parameter names (unire/model.py:53-118).
+# Our names of the temperatures -> the reference's parameter names (unire/model.py:53-118).
 TEMPERATURE_NAMES = {
-    "contrastive": "tau",
+    "tau_contrastive": "tau",
     **{
-        f"{term}{teacher}{side}": f"{theirs}{'_the_softlabel' if teacher else ''}_tau{side}"
+        f"tau_{term}{teacher}{side}": f"{theirs}{'_the_softlabel' if teacher else ''}_tau{side}"
         for term, theirs in (("csa", "cross"), ("usa", "uni"))
         for teacher in ("", "_teacher")
         for side in ("", "_image", "_text")
@@ -176,7 +175,7 @@ def source(config: ConfigDict) -> str:
         [
             '"""A configuration of the PyTorch reference, converted by scripts/convert.py."""',
             "",
-            "from cusa_jax.config import default_config, with_argument",
+            "from cusa_jax.config import ConfigDict, default_config, with_argument",
             "",
             "",
             "def get_config(argument: str | None = None):",

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from cusa_jax.config import ConfigDict
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import ClipConfig, preset_name
-from cusa_jax.temperatures import temperatures
+from cusa_jax.scalars import specifications
 from cusa_jax.weights import reference, student, torch_file
 from cusa_jax.weights.openai import clip_config
 
@@ -74,7 +74,7 @@ def write(path: Path, weights: student.Weights) -> None:
         for name, tensor in student.with_counters(weights.tensors).items()
         if name != "logit_scale"
     }
-    specs = temperatures(loss)
+    specs = specifications(loss)
     for name in _temperatures(config):
         borrowed = weights.taus.get(name.replace("usa", "csa"), np.float32(specs[name].init))
         model[reference.TEMPERATURE_NAMES[name]] = np.asarray(weights.taus.get(name, borrowed), np.float32)
@@ -92,7 +92,7 @@ def recipe(weights: student.Weights, where: Path) -> ConfigDict:
     config = copy.deepcopy(weights.config)
     config.init_from, config.model.name = str(where), preset_name(weights.clip) or "auto"
     for name, tau in weights.taus.items():
-        term, *rest = name.split("_")
+        _, term, *rest = name.split("_")
         section = config.loss[term]["teacher_tau" if "teacher" in rest else "tau"]
         for side in ("image", "text"):
             if term == "contrastive":
@@ -104,7 +104,7 @@ def recipe(weights: student.Weights, where: Path) -> ConfigDict:
 
 def _temperatures(config: ConfigDict) -> list[str]:
     """Our names of the temperatures that the reference makes: those of terms that are on."""
-    return [name for name in temperatures(config.loss) if config.loss[name.partition("_")[0]].weight > 0]
+    return [name for name in specifications(config.loss) if config.loss[name.split("_")[1]].weight > 0]
 
 
 def _plainest(clip: ClipConfig) -> ClipConfig:

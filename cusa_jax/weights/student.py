@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
+from cusa_jax.config import ConfigDict
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.dual_encoder import DualEncoder, init_variables
@@ -88,7 +88,7 @@ def towers(weights: Weights) -> dict[str, np.ndarray]:
     heads = {
         f"{name}.{leaf}" for table in HEADS.values() for name in table.values() for leaf in ("weight", "bias")
     }
-    scale = -np.log(weights.taus.get("contrastive", np.float32(0.07)))
+    scale = -np.log(weights.taus.get("tau_contrastive", np.float32(0.07)))
     tensors = {name: tensor for name, tensor in weights.tensors.items() if name not in heads}
     return {"logit_scale": np.asarray(scale, np.float32)} | tensors
 

@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
-from cusa_jax import optim, sharding, similarity, temperatures
+from cusa_jax import optim, scalars, sharding, similarity
 from cusa_jax.data.splits import load_split
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.experiment import make_model
@@ -52,7 +52,7 @@ class Ours:
 
         rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
         self.learning_rates = rates[::steps_per_epoch]
-        specs = temperatures.temperatures(config.loss)
+        specs = scalars.specifications(config.loss)
         one = Teacher("given", None, lambda features, rows: features[rows], "index")
         self.recipe = Recipe(
             model,

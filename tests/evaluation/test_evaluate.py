@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import demo
-from cusa_jax import sharding, temperatures
+from cusa_jax import scalars, sharding
 from cusa_jax.checkpoint import Checkpoints
 from cusa_jax.config import with_argument
 from cusa_jax.data import world
@@ -59,7 +59,7 @@ def run(tmp_path_factory):
     model, variables = build_model(config)
     described = {"config": config.to_dict(), "clip": dataclasses.asdict(model.clip)}
     checkpoints = Checkpoints(workdir, described, keep=1)
-    taus = temperatures.init(temperatures.temperatures(config.loss))
+    taus = scalars.init(scalars.specifications(config.loss))
     state = TrainState(jnp.int32(3), {"model": variables["params"], "taus": taus}, {}, ())
     checkpoints.save_best(3, state, {"r_mean": 1.0})
     checkpoints.close()

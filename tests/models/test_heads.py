@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cusa_jax import similarity, temperatures
+from cusa_jax import scalars, similarity
+from cusa_jax.losses.term import Compared
 from cusa_jax.models.heads import ProjectionHead
 from cusa_jax.objective import objective
 from cusa_jax.types import Embeddings
@@ -55,16 +56,15 @@ def run(case, dtype):
     loss = reference.loss_config(GOLDEN["configs"][case]["loss_config"])
     with golden.precision(dtype):
         to = functools.partial(jnp.asarray, dtype=golden.DTYPES[dtype])
-        specs = temperatures.temperatures(loss)
-        taus = temperatures.clamp({name: to(spec.init) for name, spec in specs.items()}, specs)
+        specs = scalars.specifications(loss)
+        taus = scalars.clamp({name: to(spec.init) for name, spec in specs.items()}, specs)
         features = {side: to(ARRAYS[f"A/cross_{side}"]) for side in SIDES}
         labels = similarity.teacher(*(to(ARRAYS[f"A/soft_{side}"]) for side in SIDES))
 
         def total(params, features, taus):
             embeddings = embed(params, features, heads_of(loss))
-            value, terms = objective(
-                similarity.student(Embeddings(**embeddings)), labels, ARRAYS["A/idx"], taus, loss
-            )
+            compared = Compared(similarity.student(Embeddings(**embeddings)), labels, ARRAYS["A/idx"])
+            value, terms = objective(compared, taus, loss)
             return value, (
                 embeddings,
                 [terms[name] * loss[name].weight for name in ("csa", "usa", "contrastive")],

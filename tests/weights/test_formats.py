@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cusa_jax import temperatures
+from cusa_jax import scalars
 from cusa_jax.checkpoint import Checkpoints
 from cusa_jax.config import default_config
 from cusa_jax.errors import InputError
@@ -48,7 +48,7 @@ def params():
 
 def weights(config=None) -> student.Weights:
     config = config or recipe()
-    specs = temperatures.temperatures(config.loss)
+    specs = scalars.specifications(config.loss)
     taus = {name: np.float32(0.3 + 0.01 * n) for n, name in enumerate(specs)}
     kept = {
         module: tree for module, tree in params().items() if "uni" not in module or config.loss.usa.weight
@@ -102,11 +102,11 @@ def test_temperatures_and_recipe_come_back(tmp_path, suffix, off):
     after = read_weights(tmp_path / f"w{suffix}")
     assert after.heads == before.heads
     assert after.config.loss.usa.weight == before.config.loss.usa.weight
-    own = {name for name in before.taus if before.config.loss[name.split("_")[0]].weight}
+    own = {name for name in before.taus if before.config.loss[name.split("_")[1]].weight}
     for name in own if suffix == ".pth" else before.taus:
         assert after.taus[name].tobytes() == before.taus[name].tobytes()
     if suffix == ".pth" and off == ("csa",):
-        assert after.taus["usa_teacher"].tobytes() == before.taus["csa_teacher"].tobytes()
+        assert after.taus["tau_usa_teacher"].tobytes() == before.taus["tau_csa_teacher"].tobytes()
     if suffix == ".safetensors":
         assert after.config == before.config
 
