@@ -114,7 +114,7 @@ def reason(
 
 def filtrate(
     weights: Filtration, nodes: jax.Array, owners: jax.Array, captions: int, running: Moments | None
-) -> tuple[jax.Array, Moments]:
+) -> tuple[jax.Array, Moments | None]:
     """SAF: the mean of a caption's nodes [V, N, S], each weighted by a gate, as [V, K, S] of length 1.
 
     The gate's batch norm sees one caption at a time, V x (its words + 1) values, whose moments are returned.
@@ -128,7 +128,7 @@ def filtrate(
     normed = (logits - mean) * jax.lax.rsqrt(var + 1e-5)
     gate = jax.nn.sigmoid(normed * weights.scale + weights.bias)[..., None] * member  # [V, N, K]
     gate = gate / (gate.sum(axis=1, keepdims=True) + EPSILON)
-    return l2norm(jnp.einsum("vnk,vns->vks", gate, nodes)), moments
+    return l2norm(jnp.einsum("vnk,vns->vks", gate, nodes)), moments if running is None else None
 
 
 def _moments(values: jax.Array, member: jax.Array) -> Moments:

@@ -15,6 +15,7 @@ from cusa_jax.models.gru import GRU
 from cusa_jax.models.norms import l2norm
 from cusa_jax.models.resnet import BatchNorm
 from cusa_jax.models.sgraf_sizes import Sides
+from cusa_jax.similarity import at_least_float32
 
 _XAVIER = nn.initializers.xavier_uniform()
 
@@ -27,9 +28,7 @@ class Regions(nn.Module):
 
     @nn.compact
     def __call__(self, regions: jax.Array) -> jax.Array:
-        expected = (self.sizes.regions, self.sizes.img_dim)
-        if regions.shape[1:] != expected:
-            raise InputError(f"image features of shape {regions.shape[1:]}, but the model takes {expected}")
+        check_regions(regions, self.sizes)
         dense = nn.Dense(self.sizes.embed_size, kernel_init=_XAVIER, dtype=self.dtype, name="fc")
         embedded = at_least_float32(dense(regions.astype(self.dtype)))
         return embedded if self.sizes.no_imgnorm else l2norm(embedded)
@@ -91,10 +90,16 @@ class SelfAttention(nn.Module):
         return nn.Dense(width, kernel_init=_XAVIER, dtype=self.dtype, name=name)(x.astype(self.dtype))
 
 
+def check_regions(regions: jax.Array, sizes: Sides) -> None:
+    """Raises InputError unless regions are [B, regions, img_dim]."""
+    if regions.shape[1:] != (sizes.regions, sizes.img_dim):
+        raise InputError(
+            f"{' x '.join(map(str, regions.shape[1:]))} features an image, but the model takes {sizes.regions} regions "
+            f"of {sizes.img_dim}"
+        )
+
+
 def is_word(tokens: jax.Array) -> jax.Array:
     """bool, which ids are no padding; a row of nothing but padding counts as one word, for its means to exist."""
     return (tokens != 0) | (jnp.arange(tokens.shape[-1]) == 0)
 
-
-def at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

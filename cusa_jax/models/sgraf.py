@@ -13,32 +13,21 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 
 from cusa_jax import similarity
-from cusa_jax.inputs import Inputs
+from cusa_jax.models.linen_student import LinenStudent
 from cusa_jax.models.region_word import Regions, SelfAttention, Words, is_word
-from cusa_jax.models.sgraf_sizes import SgrafSizes
-from cusa_jax.models.sgraf_sizes import VOCABULARY as _VOCABULARY
-from cusa_jax.models.similarity_encoder import Side as EncodedSide
-from cusa_jax.models.similarity_encoder import SimilarityEncoder
-from cusa_jax.models.student import Family, ModelState, Options, Rngs, Side, Variables
+from cusa_jax.models.sgraf_sizes import SGRAF_PRESETS, SgrafSizes
+from cusa_jax.models.similarity_encoder import Encoding, SimilarityEncoder
+from cusa_jax.models.student import Encoded, Family, ModelState, Options, Rngs, Side, Variables
 from cusa_jax.types import Array, Similarities
 
 SCORED_IMAGES = 128  # images that are in memory at once, in evaluation
 
 
-@struct.dataclass
-class Encoded:
-    """Both sides of a batch."""
-
-    image: EncodedSide
-    text: EncodedSide
-
-
 class Sgraf(nn.Module):
     """Parameter tree: {'image': {'regions', 'attention'}, 'text': {'words', 'attention'}, 'similarity',
-    'uni_image', 'uni_text'}.
+    'uni_image', 'uni_text'}. Without uni-modal heads, the global representations stand for them.
     """
 
     sizes: SgrafSizes
@@ -51,42 +40,26 @@ class Sgraf(nn.Module):
         self.text = TextSide(self.sizes, self.dtype)
         self.similarity = SimilarityEncoder(self.sizes, self.remat, self.dtype)
         if self.uni_heads:
-            self.uni_image, self.uni_text = (
-                nn.Dense(self.sizes.uni_dim, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype)
-                for _ in range(2)
-            )
+            init = nn.initializers.xavier_uniform()
+            self.uni_image = nn.Dense(self.sizes.uni_dim, kernel_init=init, dtype=self.dtype)
+            self.uni_text = nn.Dense(self.sizes.uni_dim, kernel_init=init, dtype=self.dtype)
 
-    def __call__(self, image: Array, tokens: Array) -> jax.Array:
-        encoded = self.encode(image, tokens, ())
-        return self.compare(encoded, groups=1, train=False).image_text
-
-    def encode(self, image: Array, tokens: Array, train: tuple[Side, ...]) -> Encoded:
-        return Encoded(*(self.side(side, rows, side in train) for side, rows in (("image", image), ("text", tokens))))
-
-    def side(self, side: Side, rows: Array, train: bool = False) -> EncodedSide:
+    def encode(self, side: Side, rows: Array, train: bool = False) -> Encoding:
         members, whole, lengths = getattr(self, side)(rows, train)
         uni = getattr(self, f"uni_{side}")(whole) if self.uni_heads else whole
-        return EncodedSide(members, whole, uni, lengths)
+        return Encoding(members, whole, similarity.at_least_float32(uni), lengths)
 
-    def compare(self, encoded: Encoded, groups: int, train: bool) -> Similarities:
-        image, text = (
-            jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), side)
-            for side in (encoded.image, encoded.text)
-        )
-        similarities = Similarities(
-            image_text=self.similarity(image, text, train),
-            image_image=jax.vmap(similarity.cosines)(image.uni, image.uni),
-            text_text=jax.vmap(similarity.cosines)(text.uni, text.uni),
-        )
-        return similarities if groups > 1 else jax.tree.map(lambda x: x[0], similarities)
+    def score(self, images: Encoding, texts: Encoding, train: bool = False) -> jax.Array:
+        """Scores in (0, 1), [M, N]."""
+        return self.score_groups(*jax.tree.map(lambda x: x[None], (images, texts)), train)[0]
 
-    def score(self, images: EncodedSide, texts: EncodedSide) -> jax.Array:
-        images, texts = jax.tree.map(lambda x: x[None], (images, texts))
-        return self.similarity(images, texts, train=False)[0]
+    def score_groups(self, images: Encoding, texts: Encoding, train: bool) -> jax.Array:
+        """[G, M, N] of G groups of images and texts, [G, M, …] and [G, N, …]."""
+        return self.similarity(images, texts, train)
 
 
 class ImageSide(nn.Module):
-    """Regions [B, R, D] -> (embedded [B, R, E], global [B, E], counts [B])."""
+    """Regions [B, R, D] -> (embedded [B, R, E], their global representation [B, E], their numbers int32 [B])."""
 
     sizes: SgrafSizes
     dtype: jnp.dtype
@@ -100,7 +73,7 @@ class ImageSide(nn.Module):
 
 
 class TextSide(nn.Module):
-    """Ids int32 [B, L] -> (words [B, L, E], global [B, E], their numbers [B])."""
+    """Ids int32 [B, L] -> (words [B, L, E], their global representation [B, E], their numbers int32 [B])."""
 
     sizes: SgrafSizes
     dtype: jnp.dtype
@@ -114,40 +87,8 @@ class TextSide(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class SgrafStudent:
-    """`models.student.Student` of SGR or SAF. Batch norms over regions look at all rows of a batch."""
-
-    sizes: SgrafSizes
-    module: Sgraf
-    family: str = "sgraf"
-    rows_independent: bool = False
-
-    @property
-    def inputs(self) -> Inputs:
-        return self.sizes.inputs
-
-    def init(self, key: jax.Array) -> Variables:
-        """Fresh float32 variables."""
-        regions = jnp.zeros((1, self.sizes.regions, self.sizes.img_dim))
-        return self.module.init(key, regions, jnp.ones((1, 2), jnp.int32))
-
-    def encode(
-        self,
-        variables: Variables,
-        image: Array,
-        tokens: Array,
-        *,
-        train: tuple[Side, ...] = (),
-        rngs: Rngs = None,
-    ) -> tuple[Encoded, ModelState]:
-        mutable = ["batch_stats"] if train else []
-        return cast(
-            tuple,
-            self.module.apply(variables, image, tokens, train, method="encode", mutable=mutable, rngs=rngs),
-        )
-
-    def encode_side(self, variables: Variables, side: Side, rows: Array) -> EncodedSide:
-        return cast(EncodedSide, self.module.apply(variables, side, rows, method="side"))
+class SgrafStudent(LinenStudent):
+    """A LinenStudent whose module is an Sgraf."""
 
     def compare(
         self,
@@ -158,14 +99,20 @@ class SgrafStudent:
         train: bool = False,
         rngs: Rngs = None,
     ) -> tuple[Similarities, ModelState]:
-        mutable = ["batch_stats"] if train else []
-        return cast(
-            tuple, self.module.apply(variables, encoded, groups, train, method="compare", mutable=mutable)
+        """All three similarities: scores, and cosines of what the uni-modal heads make of each side."""
+        image, text = jax.tree.map(
+            lambda x: x.reshape(groups, -1, *x.shape[1:]), (encoded["image"], encoded["text"])
         )
+        mutable = [name for name in variables if name != "params"] if train else []
+        scores, changed = self.module.apply(variables, image, text, train, method="score_groups", mutable=mutable)
+        cosines = (similarity.cosines(side.uni, side.uni) for side in (image, text))
+        similarities = Similarities(cast(jax.Array, scores), *cosines)
+        return similarities if groups > 1 else jax.tree.map(lambda x: x[0], similarities), changed
 
     def score(self, variables: Variables, images: Any, texts: Any) -> jax.Array:
-        def one(image: EncodedSide) -> jax.Array:
-            return self.module.apply(variables, jax.tree.map(lambda x: x[None], image), texts, method="score")[0]
+        def one(image: Encoding) -> jax.Array:
+            alone = jax.tree.map(lambda x: x[None], image)
+            return cast(jax.Array, self.module.apply(variables, alone, texts, method="score"))[0]
 
         return jax.lax.map(one, images, batch_size=SCORED_IMAGES)
 
@@ -173,15 +120,8 @@ class SgrafStudent:
 def student(sizes: SgrafSizes, options: Options) -> SgrafStudent:
     """SGR or SAF; 'uni' of `options.heads` adds one layer a side for the uni-modal similarities."""
     module = Sgraf(sizes, "uni" in options.heads, options.remat, jnp.dtype(options.dtype))
-    return SgrafStudent(sizes, module)
+    # The batch norms over regions look at all rows of a batch.
+    return SgrafStudent("sgraf", sizes, sizes.inputs, module, rows_independent=False)
 
 
-FAMILY = Family(
-    SgrafSizes,
-    {
-        f"{name.lower()}{suffix}": SgrafSizes(module_name=name, vocab_size=words)
-        for name in ("SGR", "SAF")
-        for suffix, words in (("", _VOCABULARY["f30k"]), ("_coco", _VOCABULARY["coco"]))
-    },
-    student,
-)
+FAMILY = Family(SgrafSizes, SGRAF_PRESETS, student)

@@ -72,3 +72,12 @@ class VseSizes(Sides):
 
     bi_gru: bool = False
     dropout: float = 0.0
+
+
+SGRAF_PRESETS = {
+    "sgr": SgrafSizes(module_name="SGR"),
+    "saf": SgrafSizes(module_name="SAF"),
+    "sgr_coco": SgrafSizes(module_name="SGR", vocab_size=VOCABULARY["coco"]),
+    "saf_coco": SgrafSizes(module_name="SAF", vocab_size=VOCABULARY["coco"]),
+}
+VSE_PRESETS = {"vse": VseSizes(), "vse_coco": VseSizes(vocab_size=VOCABULARY["coco"])}

@@ -22,7 +22,7 @@ MOMENTUM = 0.1  # of SAF's batch norm
 
 
 @struct.dataclass
-class Side:
+class Encoding:
     """One side of a batch, encoded: members [B, N, E], regions or words (zeros behind the last); whole [B, E], their
     global representation; uni [B, U], for the uni-modal similarities; lengths int32 [B], how many members there are.
     """
@@ -45,7 +45,7 @@ class SimilarityEncoder(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, images: Side, texts: Side, train: bool) -> jax.Array:
+    def __call__(self, images: Encoding, texts: Encoding, train: bool) -> jax.Array:
         """Scores in (0, 1) [G, V, C] of V images and C captions of each of G groups; sides are [G, B, …].
 
         train: SAF's batch norm goes by each caption's own moments, and its running ones move once for each, in order.
@@ -134,7 +134,7 @@ class CaptionNorm(nn.Module):
 
 
 def over_tiles(
-    tile: Callable[..., tuple[jax.Array, Moments | None]], images: Side, texts: Side
+    tile: Callable[..., tuple[jax.Array, Moments | None]], images: Encoding, texts: Encoding
 ) -> tuple[jax.Array, Moments | None]:
     """Scores [G, V, C], and moments [G, C] of each caption if there are any.
 
