@@ -5,6 +5,7 @@ cusa_derived there is derived as the paper's appendix describes, since no code o
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import golden
@@ -38,6 +39,12 @@ def weight(tag: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return value.astype(np.float32)
 
 
+def jit(function: Callable, **options: Any) -> Callable:
+    """`golden.jit` of large functions: XLA's older code generator compiles them in less than half the time."""
+    compiling = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    return jax.jit(function, compiler_options=compiling, **options)
+
+
 @functools.cache
 def case(name: str) -> dict[str, Any]:
     return golden.numbers("sgraf/model")["cases"][name]
@@ -66,7 +73,8 @@ def student(name: str, dtype: str, **options: Any) -> tuple[sgraf.SgrafStudent, 
 
 
 def variables(made: sgraf.SgrafStudent, named: dict[str, np.ndarray], dtype: str) -> Any:
-    template = jax.eval_shape(made.init, jax.random.key(0))
+    with golden.precision(dtype):
+        template = jax.eval_shape(made.init, jax.random.key(0))
     ours = table.from_tensors(named, made.sizes, template, where="golden")
     return jax.tree.map(lambda x: x.astype(golden.DTYPES[dtype]), ours)
 

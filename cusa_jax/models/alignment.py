@@ -91,7 +91,7 @@ def attend(regions: jax.Array, words: jax.Array, owners: jax.Array) -> jax.Array
 
 
 def reason(
-    steps: tuple[GraphStep, ...], nodes: jax.Array, owners: jax.Array, captions: int, running: Moments | None
+    steps: tuple[GraphStep, ...], nodes: jax.Array, owners: jax.Array, captions: int
 ) -> tuple[jax.Array, None]:
     """SGR: nodes [V, N, S] exchange what they know within their caption; the wholes' after the last step, [V, K, S].
 
@@ -113,7 +113,7 @@ def reason(
 
 
 def filtrate(
-    weights: Filtration, nodes: jax.Array, owners: jax.Array, captions: int, running: Moments | None
+    weights: Filtration, running: Moments | None, nodes: jax.Array, owners: jax.Array, captions: int
 ) -> tuple[jax.Array, Moments | None]:
     """SAF: the mean of a caption's nodes [V, N, S], each weighted by a gate, as [V, K, S] of length 1.
 

@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 from cusa_jax.errors import InputError
-from cusa_jax.models import clip
+from cusa_jax.models import clip, sgraf, vse
 from cusa_jax.models.student import Family, Options, Student
 
-FAMILIES: dict[str, Family] = {"clip": clip.FAMILY}
+FAMILIES: dict[str, Family] = {"clip": clip.FAMILY, "sgraf": sgraf.FAMILY, "vse": vse.FAMILY}
 
 
 def presets() -> dict[str, tuple[str, Any]]:

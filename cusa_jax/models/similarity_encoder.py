@@ -44,47 +44,47 @@ class SimilarityEncoder(nn.Module):
     remat: bool
     dtype: jnp.dtype
 
-    @nn.compact
+    def setup(self) -> None:
+        sizes, width = self.sizes, self.sizes.sim_dim
+        self.local = AffineParameters(sizes.embed_size, width, self.dtype)
+        self.whole = AffineParameters(sizes.embed_size, width, self.dtype)
+        self.score = AffineParameters(width, 1, self.dtype)
+        if sizes.module_name == "SAF":
+            self.filtration = FiltrationParameters(width, self.dtype)
+        else:
+            self.steps = [
+                GraphStepParameters(width, self.dtype, name=f"step_{n}") for n in range(sizes.sgr_step)
+            ]
+
     def __call__(self, images: Encoding, texts: Encoding, train: bool) -> jax.Array:
         """Scores in (0, 1) [G, V, C] of V images and C captions of each of G groups; sides are [G, B, …].
 
         train: SAF's batch norm goes by each caption's own moments, and its running ones move once for each, in order.
         """
-        local, whole, score, reduce, norm = self._weights()
-        running = None if train or norm is None else Moments(norm.mean.value, norm.var.value)
+        local, whole, score = self.local(), self.whole(), self.score()
+        reduce = self.reduction(train)
 
         def tile(regions: jax.Array, glob: jax.Array, captions: Captions) -> tuple[jax.Array, Moments | None]:
             nodes = alignment.align(regions, glob, captions, local, whole)
-            vectors, moments = reduce(nodes, captions.nodes, len(captions.whole), running)
+            vectors, moments = reduce(nodes, captions.nodes, len(captions.whole))
             return jax.nn.sigmoid(score(vectors)[..., 0]), moments
 
         names = () if self.remat else (alignment.SAVED,)
         policy = jax.checkpoint_policies.save_only_these_names(*names)
-        # What is compared tile by tile lies in a loop, where nothing can merge the second computation with the first.
+        # Tiles are compared in a loop, where nothing can merge the second computation with the first.
         tile = jax.checkpoint(tile, prevent_cse=False, policy=policy)
         scores, moments = over_tiles(tile, images, texts)
-        if train and norm is not None and not self.is_initializing():
-            norm.move(moments, images.members.shape[1] * (texts.lengths + 1))
+        if moments is not None:
+            self.filtration.norm.move(moments, images.members.shape[1] * (texts.lengths + 1))
         return scores
 
-    def _weights(self) -> tuple[Affine, Affine, Affine, Callable[..., Any], CaptionNorm | None]:
-        """(of words, of wholes, of scores; nodes to one vector a caption, as `alignment` does it; SAF's norm)."""
-        sizes = self.sizes
-        local, whole, score = (
-            AffineParameters(inputs, outputs, self.dtype, name=name)()
-            for name, inputs, outputs in (
-                ("local", sizes.embed_size, sizes.sim_dim),
-                ("whole", sizes.embed_size, sizes.sim_dim),
-                ("score", sizes.sim_dim, 1),
-            )
-        )
-        if sizes.module_name == "SAF":
-            filtration = FiltrationParameters(sizes.sim_dim, self.dtype, name="filtration")
-            return local, whole, score, functools.partial(alignment.filtrate, filtration()), filtration.norm
-        steps = tuple(
-            GraphStepParameters(sizes.sim_dim, self.dtype, name=f"step_{n}")() for n in range(sizes.sgr_step)
-        )
-        return local, whole, score, functools.partial(alignment.reason, steps), None
+    def reduction(self, train: bool) -> Callable[..., tuple[jax.Array, Moments | None]]:
+        """(nodes, their owners, number of captions) -> (one vector a caption, its moments in training of SAF)."""
+        if self.sizes.module_name == "SGR":
+            return functools.partial(alignment.reason, tuple(step() for step in self.steps))
+        norm = self.filtration.norm
+        running = None if train else Moments(norm.mean.value, norm.var.value)
+        return functools.partial(alignment.filtrate, self.filtration(), running)
 
 
 class GraphStepParameters(nn.Module):
