@@ -55,7 +55,7 @@ class Words(nn.Module):
         )
         words = nn.Dropout(sizes.dropout, deterministic=not train)(embedding[tokens].astype(self.dtype))
         gru = GRU(sizes.embed_size, sizes.num_layers, sizes.bi_gru, self.dtype, name="gru")
-        outputs, last = (at_least_float32(x).mean(axis=-2) for x in gru(words, is_word(tokens)))
+        outputs, last = (at_least_float32(x).mean(axis=0) for x in gru(words, is_word(tokens)))
         return (outputs, last) if sizes.no_txtnorm else (l2norm(outputs), l2norm(last))
 
 
