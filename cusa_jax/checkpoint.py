@@ -4,29 +4,35 @@
     workdir/best/STEP/          the model's variables and the temperatures, config, validation metrics
 
 Orbax commits a step by renaming its finished folder, so a killed process leaves no half-written checkpoint. It
-does not notice flipped bits, so every leaf carries a checksum, taken on device.
+does not notice flipped bits, so every leaf carries a checksum, taken on device (`checksum.py`), and every JSON item
+a digest. Checkpoints from before there were digests are read by the plain sums that they have.
 """
 
+import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from cusa_jax.checksum import checksums, sums_of_old
 from cusa_jax.distributed import all_agree, is_first, wait_for_all
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, one_line
 from cusa_jax.types import Params, TrainState
+from cusa_jax.workdir import differences
+
+_FORMAT = 2  # of `_sealed`; without a number: plain sums, nothing for the JSON items
 
 
 class Checkpoints:
     """The checkpoints of one run. Saving returns as soon as the arrays are copied; `close` waits for the disk.
 
-    described: what lies beside every checkpoint, {'config': the configuration, 'clip': the sizes of the model}.
+    described: what lies beside every checkpoint, {'config': the configuration, 'family' and 'sizes': of the student}.
     """
 
     def __init__(self, workdir: Path, described: dict[str, Any], keep: int):
@@ -40,13 +46,16 @@ class Checkpoints:
         step = int(state.step)
         if step in self._latest.all_steps():
             return
+        position = batches.get_state()
         self._latest.save(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state),
                 # A function of the step alone, and JSON: the run may continue with other processes and workers.
-                batches=ocp.args.JsonSave(batches.get_state()),
-                progress=ocp.args.JsonSave({**progress, "checksums": checksums(state)}),
+                batches=ocp.args.JsonSave(position),
+                progress=ocp.args.JsonSave(
+                    _sealed(progress, state, batches=position, config=self._described)
+                ),
                 config=ocp.args.JsonSave(self._described),
             ),
         )
@@ -57,7 +66,8 @@ class Checkpoints:
         """The newest sound checkpoint as (state, progress), and `batches` moved to where it was; None if none is.
 
         like: shapes and shardings. Newer, damaged checkpoints are set aside in workdir/damaged/ and named. Raises
-        InputError where there are checkpoints but none is sound: nothing is moved, nothing starts over.
+        InputError where there are checkpoints but none is sound: nothing is moved, nothing starts over; and where
+        the newest sound one is of another configuration.
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._latest.all_steps(), reverse=True):
@@ -65,12 +75,13 @@ class Checkpoints:
             # Only where every process has read its part is it safe to compute on the whole.
             if not all_agree(not damage):
                 damaged[step] = damage or "another process cannot read it"
-            elif not _sound(restored["state"], restored["progress"]):
-                damaged[step] = "the arrays do not match their checksums"
+            elif damage := _damage(restored["state"], restored):
+                damaged[step] = damage
             else:
+                self._check_run(self._workdir / "checkpoints" / str(step), restored["config"])
                 self._set_aside(damaged)
                 batches.set_state(restored["batches"])
-                return restored["state"], restored["progress"]
+                return restored["state"], _unsealed(restored["progress"])
         if damaged:
             step, damage = next(iter(damaged.items()))
             raise InputError(
@@ -78,6 +89,12 @@ class Checkpoints:
                 f"{damage}); nothing was moved; bring one back, or choose another --workdir to start over"
             )
         return None
+
+    def newest(self) -> Path | None:
+        """The folder of the newest checkpoint that is whole on disk; None where there is none."""
+        self._latest.wait_until_finished()
+        step = self._latest.latest_step()
+        return None if step is None else self._workdir / "checkpoints" / str(step)
 
     def save_best(self, step: int, state: TrainState, metrics: dict[str, float]) -> None:
         """The model that validated best so far; it replaces the former best."""
@@ -90,7 +107,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 model=ocp.args.StandardSave(best),
-                progress=ocp.args.JsonSave({**metrics, "checksums": checksums(best)}),
+                progress=ocp.args.JsonSave(_sealed(metrics, best, config=self._described)),
                 config=ocp.args.JsonSave(self._described),
             ),
         )
@@ -99,8 +116,10 @@ class Checkpoints:
     def restore_best(self, step: int, like: TrainState) -> Params:
         """The variables of the best model, which `save_best` saved at `step`. like: shapes and shardings."""
         self._best.wait_until_finished()
-        model = ocp.args.StandardRestore(_learned(like))
-        return _restore_best(self._best, step, self._workdir / "best", model=model)["model"]["variables"]
+        model, folder = ocp.args.StandardRestore(_learned(like)), self._workdir / "best"
+        restored = _restore_best(self._best, step, folder, model=model)
+        self._check_run(folder / str(step), restored["config"])
+        return restored["model"]["variables"]
 
     def wait(self) -> None:
         """Returns when everything saved is on disk."""
@@ -121,11 +140,36 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(like),
                     batches=ocp.args.JsonRestore(),
                     progress=ocp.args.JsonRestore(),
+                    config=ocp.args.JsonRestore(),
                 ),
             )
         except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
+            self._check_version(step)
             return None, _reason(error)
         return restored, ""
+
+    def _check_version(self, step: int) -> None:
+        """Raises InputError where the checkpoint has the state of an earlier version of this program."""
+        try:
+            described = self._latest.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))[
+                "config"
+            ]
+        except Exception:
+            # Damaged, too.
+            return
+        if "family" not in described:
+            raise InputError(
+                f"{self._workdir}: the run was begun by an earlier version of this program, which alone can continue "
+                f"it; its best model can be started from, --config.init_from={self._workdir} in another --workdir"
+            )
+
+    def _check_run(self, folder: Path, described: Any) -> None:
+        """Raises InputError where a checkpoint is of a run of another configuration than this one."""
+        if differing := differences(described["config"], self._described["config"], folder):
+            raise InputError(
+                f"{folder} was saved by a run of another configuration ({differing}); remove it, or choose another "
+                "--workdir"
+            )
 
     def _set_aside(self, damaged: dict[int, str]) -> None:
         for step, damage in damaged.items():
@@ -141,11 +185,11 @@ class Checkpoints:
 
 
 def _learned(state: TrainState) -> dict[str, Any]:
-    return {"variables": state.variables, "taus": state.params["taus"]}
+    return {"variables": state.variables, "scalars": state.params["scalars"]}
 
 
 def read_best(workdir: Path) -> tuple[Params, dict[str, Any]]:
-    """({'variables', 'taus'} as numpy arrays, what describes the run) of a run's best model, wherever it was trained.
+    """({'variables', 'scalars'} as numpy arrays, what describes the run) of the best model, wherever it was trained.
 
     Raises InputError where there is none, or it is damaged.
     """
@@ -166,16 +210,17 @@ def read_best(workdir: Path) -> tuple[Params, dict[str, Any]]:
         except Exception as error:  # as below
             raise _damaged(folder, step, error) from error
         model = ocp.args.PyTreeRestore(restore_args=arrays)
-        restored = _restore_best(manager, step, folder, model=model, config=ocp.args.JsonRestore())
+        restored = _restore_best(manager, step, folder, model=model)
     return restored["model"], restored["config"]
 
 
-def _restore_best(manager: ocp.CheckpointManager, step: int, folder: Path, **items: Any) -> Any:
-    """What `items` ask for of the best model. Raises InputError where it is damaged."""
+def _restore_best(manager: ocp.CheckpointManager, step: int, folder: Path, *, model: Any) -> Any:
+    """The items of the best model, `model` being how to read its arrays. Raises InputError where it is damaged."""
+    items = {"model": model, "progress": ocp.args.JsonRestore(), "config": ocp.args.JsonRestore()}
     try:
-        restored = manager.restore(step, args=ocp.args.Composite(**items, progress=ocp.args.JsonRestore()))
-        if not _sound(restored["model"], restored["progress"]):
-            raise ValueError("its arrays do not match their checksums")
+        restored = manager.restore(step, args=ocp.args.Composite(**items))
+        if damage := _damage(restored["model"], restored):
+            raise ValueError(damage)
     except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
         raise _damaged(folder, step, error) from error
     return restored
@@ -185,26 +230,39 @@ def _damaged(folder: Path, step: int, why: Exception) -> InputError:
     return InputError(f"{folder / str(step)}: the best model is damaged ({_reason(why)}); bring it back")
 
 
-def checksums(tree: Any) -> list[int]:
-    """One number per leaf: the sum of its bits as 32-bit words, modulo 2^32. Any single change shows."""
-    return [int(n) for n in jax.device_get(_sums(jax.tree.leaves(tree)))]
+def _sealed(progress: dict[str, Any], tree: Any, **items: Any) -> dict[str, Any]:
+    """`progress` with what tells changed bits: checksums of the arrays, digests of itself and of the JSON items."""
+    digests = {name: _digest(item) for name, item in {**items, "progress": progress}.items()}
+    return {**progress, "format": _FORMAT, "checksums": checksums(tree), "digests": digests}
 
 
-@jax.jit
-def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
-    def one(leaf: jax.Array) -> jax.Array:
-        words = jax.lax.bitcast_convert_type(leaf, {2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize])
-        return words.astype(jnp.uint32).sum(dtype=jnp.uint32)
-
-    return [one(leaf) for leaf in leaves]
+def _unsealed(progress: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in progress.items() if key not in ("format", "checksums", "digests")}
 
 
-def _sound(tree: Any, progress: dict[str, Any]) -> bool:
-    return checksums(tree) == progress["checksums"]
+def _damage(tree: Any, restored: Any) -> str:
+    """Which of the restored items are not as they were sealed; '' where all are."""
+    progress = restored["progress"]
+    try:
+        sums = {None: sums_of_old, _FORMAT: checksums}[progress.get("format")]
+        if sums(tree) != progress["checksums"]:
+            return "its arrays do not match their checksums"
+        for name in restored.keys() - {"state", "model"} if sums is checksums else ():
+            item = _unsealed(progress) if name == "progress" else restored[name]
+            if progress["digests"][name] != _digest(item):
+                return f"its {name} does not match its digest"
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"its progress is not as it was written ({error!r})"
+    return ""
+
+
+def _digest(value: Any) -> str:
+    """sha256 of a JSON value, the same before it is written and after it is read."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return one_line(" ".join(str(error).split())[:200]) or type(error).__name__
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:

@@ -1,18 +1,47 @@
-"""What the scripts share: --config with its checks, and errors as one line with a non-zero exit code."""
+"""The edge between the scripts and a terminal, the same for all of them.
+
+Before: `~` is the home folder in every argument and path of the configuration, and --config is checked. After: an
+error is one line with a non-zero exit code, and no text of a file or a library reaches the terminal but as one
+visible line.
+"""
 
 import contextlib
+import io
+import logging as standard_logging
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from cusa_jax.config import default_config, flat
-from cusa_jax.errors import Diverged, InputError
+from cusa_jax.errors import Diverged, InputError, one_line
+from cusa_jax.extensions import import_named
+from cusa_jax.files import write_refusal
 from cusa_jax.settings import nearest
+
+# Read before the other flags (extensions.py).
+flags.DEFINE_multi_string(
+    "extend", [], "Python file that adds students, teachers, terms, layouts or suites (docs/extending.md)."
+)
+# As shells expand it in assignments: at the start of an argument, of a flag's value, and of an item of a list.
+_HOME = re.compile(r"(?:^|(?<=[=,]))~[\w.-]*(?=/|,|$)")
+
+
+def script(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags and calls main(arguments, the script's name first)."""
+    _before_flags()
+
+    def in_one_line(argv: list[str]) -> None:
+        with errors_in_one_line():
+            main(argv)
+
+    app.run(in_one_line)
 
 
 def run(main: Callable[[Any, str], None]) -> None:
@@ -24,16 +53,19 @@ def run(main: Callable[[Any, str], None]) -> None:
     def with_config(_argv: list[str]) -> None:
         flag = flags.FLAGS["config"]
         path, _, argument = config_flags.get_config_filename(flag).partition(":")
+        _expand_config(flag.value)
         with errors_in_one_line():
             main(flag.value, Path(path).stem + (f"-{argument}" if argument else ""))
 
+    _before_flags()
     logging.set_verbosity(logging.WARNING)  # Orbax tells a dozen lines per checkpoint; -v=0 shows them
     app.run(with_config, flags_parser=_parse)
 
 
 @contextlib.contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Bad input exits with 2, a diverged training with 1. Other exceptions are bugs and keep their traceback."""
+    """Bad input exits with 2, a diverged training and a full disk with 1. Other exceptions are bugs: a traceback."""
+    _show_in_lines()
     try:
         yield
     except InputError as error:
@@ -42,6 +74,64 @@ def errors_in_one_line() -> Iterator[None]:
         _fail(1, str(error))
     except KeyboardInterrupt:
         _fail(130, "interrupted; what was saved last is in the checkpoints, the same command continues")
+    except Exception as error:
+        if not (reason := write_refusal(error)):
+            raise
+        name = getattr(error, "filename", None)
+        _fail(
+            1, f"cannot write{f' {name}' if name else ''} ({reason}); the same command continues when it can"
+        )
+
+
+class _Lines(logging.PythonFormatter):
+    """absl's format on one line, without the traceback that a library may add."""
+
+    def format(self, record: standard_logging.LogRecord) -> str:
+        return one_line(logging.get_absl_log_prefix(record) + record.getMessage())
+
+
+def _show_in_lines() -> None:
+    """File names need not be UTF-8, and what is logged may be anything."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    handler = cast(Any, logging.get_absl_handler())
+    handler.setFormatter(_Lines())
+    handler.addFilter(_is_shown)
+    sys.unraisablehook = _unraisable
+
+
+def _is_shown(record: standard_logging.LogRecord) -> bool:
+    """Orbax tells a dozen lines per checkpoint, and pages of a failure that it raises, too; -v=0 shows them."""
+    return "orbax" not in record.pathname or logging.get_verbosity() >= logging.INFO
+
+
+def _unraisable(unraisable: Any) -> None:
+    """What TensorStore's own threads cannot hand on of a failed write is raised where the write is waited for."""
+    if threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(unraisable)
+    else:
+        logging.info("in a library's thread: %r", unraisable.exc_value)
+
+
+def _before_flags() -> None:
+    """Expands ~ in sys.argv, from which ml_collections reads overrides, and imports the user's extensions."""
+    sys.argv[1:] = [
+        _expanded(argument) if argument.startswith(("-", "~")) else argument for argument in sys.argv[1:]
+    ]
+    with errors_in_one_line():
+        import_named(sys.argv[1:])
+
+
+def _expand_config(config: Any) -> None:
+    """No key but paths has values that begin with ~."""
+    for key, value in flat(config).items():
+        if isinstance(value, str) and value.startswith("~"):
+            config.update_from_flattened_dict({key: _expanded(value)})
+
+
+def _expanded(text: str) -> str:
+    return _HOME.sub(lambda home: os.path.expanduser(home[0]), text)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -76,5 +166,5 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(code: int, message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(code)

@@ -70,6 +70,9 @@ def from_values(values: Any, where: Any) -> ConfigDict:
         config.update(values)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: its configuration is not one of this program's ({error})") from error
+    for key in flat(config):
+        if key not in (known := flat(default_config())):
+            raise InputError(f"{where}: its configuration has an unknown key '{key}'{nearest(key, known)}")
     return config
 
 

@@ -11,28 +11,32 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
-from cusa_jax import sharding
-from cusa_jax.config import LOSSES, with_argument
+from cusa_jax import finish, sharding
+from cusa_jax.config import LOSSES, typed, with_argument
 from cusa_jax.data.splits import Split
 from cusa_jax.evaluation.bootstrap import differences
-from cusa_jax.evaluation.figures import Figures, average, mean
 from cusa_jax.evaluation.ranking import Positives
-from cusa_jax.evaluation.recall import recall_figures
+from cusa_jax.evaluation.recall import recall_result
 from cusa_jax.evaluation.relevance import per_query
-from cusa_jax.evaluation.retrieval import EmbeddedSplit, Evaluator
+from cusa_jax.evaluation.result import Result
+from cusa_jax.evaluation.retrieval import Evaluator, ScoredSplit
+from cusa_jax.evaluation.scores import InnerProducts, Matrix, Scores
+from cusa_jax.evaluation.statistics import average, mean
 from cusa_jax.experiment import read_split
 from cusa_jax.files import written_whole
-from cusa_jax.train import train
 from cusa_jax.weights.formats import load_model
 
-TEACHERS = {"trained": "none", "shuffled": "shuffled", "uniform": "uniform"}  # name -> teacher.control
-EMBEDDINGS = "test_embeddings.npz"  # in the folder of a run, and the sign that it is finished
+# Name -> teacher.control.
+TEACHERS = {"trained": "none", "shuffled": "shuffled", "uniform": "uniform"}
+# In the folder of a run, and the sign that it is finished.
+EMBEDDINGS = "test_embeddings.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +55,12 @@ CELLS = (
     BASELINE,
     *(Cell(loss, teachers) for loss in LOSSES if loss != BASELINE.loss for teachers in TEACHERS),
 )
-Found = Mapping[Cell, Sequence[Figures]]  # one for each seed
+# A result for each seed.
+CellResults = Mapping[Cell, Sequence[Result]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class SeedDifference:
     """Mean difference over S seeds, and two 95 % intervals of it.
 
     by_seed: Student's t over the S differences, each of two runs with one seed: would other seeds show it?
@@ -69,12 +74,13 @@ class Difference:
 
 def run(
     config: ConfigDict, seeds: Sequence[int], workdir: Path, cells: Sequence[Cell] = CELLS
-) -> Found | None:
+) -> CellResults | None:
     """Trains every cell with every seed under `config`, in workdir/CELL-SEED; what is finished is not repeated.
 
     Returns None where SIGTERM or SIGINT asked to stop; the same call continues.
     """
-    todo = [(seed, cell) for seed in seeds for cell in cells]  # every cell once before any twice
+    # Every cell once before any twice.
+    todo = [(seed, cell) for seed in seeds for cell in cells]
     trained, start = 0, time.monotonic()
     for number, (seed, cell) in enumerate(todo, start=1):
         folder = workdir / f"{cell}-{seed}"
@@ -84,14 +90,15 @@ def run(
         left = f", {elapsed / trained * (len(todo) - number + 1) / 60:.0f} min left" if trained else ""
         print(f"--- run {number} of {len(todo)}: {cell}, seed {seed}{left}", flush=True)
         own = cell_config(config, cell, seed)
-        if train(own, folder) is None:
+        if finish.run(own, folder) is None:
             return None
         _embed(own, folder)
         trained += 1
-        jax.clear_caches()  # the programs of one cell serve no other; the same cell's come from the disk's cache
-    model, _ = load_model(workdir / f"{cells[0]}-{seeds[0]}")
-    split = read_split(config, "test", model.clip)
-    return {cell: [figures(_embedded(workdir / f"{cell}-{seed}"), split) for seed in seeds] for cell in cells}
+        # The programs of one cell serve no other; the same cell's come from the disk's cache.
+        jax.clear_caches()
+    student, _ = load_model(workdir / f"{cells[0]}-{seeds[0]}")
+    split = read_split(typed(config), "test", student.inputs)
+    return {cell: [result(_scored(workdir / f"{cell}-{seed}"), split) for seed in seeds] for cell in cells}
 
 
 def cell_config(config: ConfigDict, cell: Cell, seed: int) -> ConfigDict:
@@ -107,80 +114,90 @@ def cell_config(config: ConfigDict, cell: Cell, seed: int) -> ConfigDict:
     return own
 
 
-def figures(embedded: EmbeddedSplit, split: Split) -> Figures:
+def result(scored: ScoredSplit, split: Split) -> Result:
     """'r_mean' and, where exact relevance is known, 'map_at_r', both ways averaged; units are images."""
-    scores, group = embedded.scores, embedded.caption_image(split)
-    images = len(embedded.images)
-    statistics = {"r_mean": recall_figures(scores, group).statistics["r_mean"]}
-    if (relevant := embedded.relevance(split)) is not None:
+    scores, group = scored.scores, scored.caption_image(split)
+    images = len(scored.images)
+    statistics = {"r_mean": recall_result(scores, group).statistics["r_mean"]}
+    if (relevant := scored.relevance(split)) is not None:
         captions_of, images_of = Positives.of_matrix(relevant.T), Positives.of_matrix(relevant)
-        i2t = scores.image_to_text(captions_of, depth=captions_of.most)
-        t2i = scores.text_to_image(images_of, depth=images_of.most)
-        units = {"i2t": (i2t, i2t.queries), "t2i": (t2i, group[t2i.queries])}
+        i2t = scores.rank("i2t", captions_of, depth=captions_of.most)
+        t2i = scores.rank("t2i", images_of, depth=images_of.most)
+        units = ((i2t, i2t.queries), (t2i, group[t2i.queries]))
         statistics["map_at_r"] = average(
-            [mean(per_query(way)["map_at_r"], unit, units=images, scale=100) for way, unit in units.values()]
+            [mean(per_query(way)["map_at_r"], unit, units=images, scale=100) for way, unit in units]
         )
-    return Figures("image", (images,), statistics)
+    return Result("image", (images,), statistics)
 
 
-def difference(first: Sequence[Figures], second: Sequence[Figures], name: str) -> Difference:
-    """Second minus first in one figure; each is a list over the same seeds, of the same images."""
-    by_seed = np.array([b.values()[name] - a.values()[name] for a, b in zip(first, second, strict=True)])
+def difference(first: Sequence[Result], second: Sequence[Result], metric: str) -> SeedDifference:
+    """Second minus first in one metric; each is a list over the same seeds, of the same images."""
+    by_seed = np.array([b.values()[metric] - a.values()[metric] for a, b in zip(first, second, strict=True)])
     seeds = len(by_seed)
     margin = stats.t.ppf(0.975, seeds - 1) * by_seed.std(ddof=1) / np.sqrt(seeds) if seeds > 1 else np.inf
-    found = differences(_over_seeds(first), _over_seeds(second))[name]
-    return Difference(found.value, (found.value - margin, found.value + margin), (found.low, found.high))
+    by_image = differences(_over_seeds(first), _over_seeds(second))[metric]
+    middle = by_image.value
+    return SeedDifference(middle, (middle - margin, middle + margin), (by_image.low, by_image.high))
 
 
-def _over_seeds(runs: Sequence[Figures]) -> Figures:
-    """The mean of each figure over runs, as a figure of the same images."""
-    names = runs[0].statistics
-    return dataclasses.replace(
-        runs[0], statistics={n: average([r.statistics[n] for r in runs]) for n in names}
-    )
+def _over_seeds(runs: Sequence[Result]) -> Result:
+    """The mean of each metric over runs, as a metric of the same images."""
+    statistics = {key: average([run.statistics[key] for run in runs]) for key in runs[0].statistics}
+    return dataclasses.replace(runs[0], statistics=statistics)
 
 
-def table(found: Found) -> str:
+def table(results: CellResults) -> str:
     """Every cell as mean ± standard deviation over seeds, then the differences with their intervals."""
-    names = list(next(iter(found.values()))[0].statistics)
-    lines = [f"{'test, %':<20}" + "".join(f"{name:>18}" for name in names)]
-    for cell, runs in found.items():
-        values = [np.array([run.values()[name] for run in runs]) for name in names]
-        told = [f"{v.mean():.2f} ± {v.std(ddof=1) if len(v) > 1 else np.nan:.2f}" for v in values]
-        lines.append(f"{cell!s:<20}" + "".join(f"{text:>18}" for text in told))
-    for name in names:
-        lines += ["", f"{name + ', difference':<32}{'mean':>8}{'95 % by seed':>20}{'95 % by image':>20}"]
-        for first, second in _contrasts(found):
-            d = difference(found[first], found[second], name)
-            told = [f"{low:+.2f} … {high:+.2f}" for low, high in (d.by_seed, d.by_image)]
-            lines.append(f"{f'{second} − {first}':<32}{d.mean:>+8.2f}{told[0]:>20}{told[1]:>20}")
+    metrics = list(next(iter(results.values()))[0].statistics)
+    lines = [f"{'test, %':<20}" + "".join(f"{metric:>18}" for metric in metrics)]
+    for cell, runs in results.items():
+        values = [np.array([run.values()[metric] for run in runs]) for metric in metrics]
+        columns = [f"{v.mean():.2f} ± {v.std(ddof=1) if len(v) > 1 else np.nan:.2f}" for v in values]
+        lines.append(f"{cell!s:<20}" + "".join(f"{text:>18}" for text in columns))
+    for metric in metrics:
+        lines += ["", f"{metric + ', difference':<32}{'mean':>8}{'95 % by seed':>20}{'95 % by image':>20}"]
+        for first, second in _contrasts(results):
+            d = difference(results[first], results[second], metric)
+            seed, image = (f"{low:+.2f} … {high:+.2f}" for low, high in (d.by_seed, d.by_image))
+            lines.append(f"{f'{second} − {first}':<32}{d.mean:>+8.2f}{seed:>20}{image:>20}")
     lines += ["", "by seed: t interval over paired runs; by image: bootstrap over test images, these seeds."]
     return "\n".join(lines)
 
 
-def _contrasts(found: Found) -> list[tuple[Cell, Cell]]:
+def _contrasts(results: CellResults) -> list[tuple[Cell, Cell]]:
     """(first, second): every cell against the baseline, and teachers that know against those that do not."""
-    against_baseline = [(BASELINE, cell) for cell in found if cell != BASELINE]
+    against_baseline = [(BASELINE, cell) for cell in results if cell != BASELINE]
     against_controls = [
         (Cell(cell.loss, control), cell)
-        for cell in found
+        for cell in results
         if cell.teachers == "trained"
         for control in ("shuffled", "uniform")
     ]
-    return [pair for pair in against_baseline + against_controls if pair[0] in found]
+    return [pair for pair in against_baseline + against_controls if pair[0] in results]
 
 
 def _embed(config: ConfigDict, folder: Path) -> None:
     """Writes the test split's embeddings by a finished run, and drops what only its continuation would need."""
-    model, variables = load_model(folder)
+    student, variables = load_model(folder)
     mesh = sharding.make_mesh(config.sharding.fsdp)
-    evaluator = Evaluator(model, mesh, config)
-    embedded = evaluator.embed(sharding.put_params(variables, mesh), read_split(config, "test", model.clip))
+    evaluator = Evaluator(student, mesh, config)
+    split = read_split(typed(config), "test", student.inputs)
+    scored = evaluator.score(sharding.put_params(variables, mesh), split)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     with written_whole(folder / EMBEDDINGS) as fresh, fresh.open("wb") as file:
-        np.savez(file, **dataclasses.asdict(embedded))
+        np.savez(file, images=scored.images, captions=scored.captions, **_arrays(scored.scores))
 
 
-def _embedded(folder: Path) -> EmbeddedSplit:
+def _arrays(scores: Scores) -> dict[str, Any]:
+    """Embeddings where there are any; else the scores, which take more room."""
+    if isinstance(scores, InnerProducts):
+        return {"image": scores.images, "text": scores.texts}
+    return {"scores": scores.rows("i2t", np.arange(scores.shape[0]))}
+
+
+def _scored(folder: Path) -> ScoredSplit:
     with np.load(folder / EMBEDDINGS, allow_pickle=False) as arrays:
-        return EmbeddedSplit(**arrays)
+        scores = (
+            Matrix(arrays["scores"]) if "scores" in arrays else InnerProducts(arrays["image"], arrays["text"])
+        )
+        return ScoredSplit(arrays["images"], arrays["captions"], scores)

@@ -1,20 +1,29 @@
-"""One run in several processes, one per host: how they meet, and how they agree to stop.
+"""One run in several processes, one per host: how they meet, and how they agree.
 
 The same config and command run everywhere. Process 0 writes what is written once; Orbax writes each process's part
 of a checkpoint, so that the workdir has to be on storage that all of them share.
+
+Processes wait for each other at JAX's coordination service, not in a collective: a collective gives up after
+half a minute on CPUs, and processes that compile, read or are loaded differently can be much further apart. One that
+dies is noticed by the service, which ends the others.
 """
 
 import contextlib
+import functools
+import itertools
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from absl import logging
+from jax._src import distributed as coordination  # the service's client has no public name
 from jax.experimental import multihost_utils
 
 from cusa_jax.errors import InputError
+
+_PATIENCE = 24 * 3600 * 1000  # milliseconds in which every process arrives
+_meetings = itertools.count()  # every process comes to the same ones, in the same order
 
 
 def start(coordinator: str, processes: int | None, process_id: int | None) -> None:
@@ -41,18 +50,51 @@ def start(coordinator: str, processes: int | None, process_id: int | None) -> No
 
 def is_first() -> bool:
     """Whether this process writes what is written once."""
-    return jax.process_index() == 0
+    return not _is_several() or jax.process_index() == 0
 
 
 def wait_for_all(what: str) -> None:
     """Returns when every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+    if _is_several():
+        _client().wait_at_barrier(_meeting(what), _PATIENCE)
 
 
 def all_agree(here: bool) -> bool:
     """Whether `here` is true in every process."""
-    return here if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(here)).all())
+    if not _is_several():
+        return here
+    meeting, client = _meeting("all agree"), _client()
+    client.key_value_set(f"{meeting}/{jax.process_index()}", str(int(here)))
+    client.wait_at_barrier(f"{meeting} is known", _PATIENCE)
+    return all(answer == "1" for _, answer in client.key_value_dir_get(meeting))
+
+
+def from_first(text: Callable[[], str]) -> str:
+    """What `text` returns in the first process, which alone calls it."""
+    if not _is_several():
+        return text()
+    meeting = _meeting("from the first")
+    if is_first():
+        _client().key_value_set(meeting, text())
+    return _client().blocking_key_value_get(meeting, _PATIENCE)
+
+
+def together(function: Any) -> Any:
+    """A jitted function that no process runs before every one has compiled it, whenever it is given new shapes."""
+    compiled: dict[Any, Any] = {}
+
+    @functools.wraps(function)
+    def meet_and_call(*arguments: Any) -> Any:
+        if not _is_several():
+            return function(*arguments)
+        leaves, structure = jax.tree.flatten(arguments)
+        key = structure, tuple((leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)) for leaf in leaves)
+        if key not in compiled:
+            compiled[key] = function.lower(*arguments).compile()
+            wait_for_all("compiled")
+        return compiled[key](*arguments)
+
+    return meet_and_call
 
 
 @contextlib.contextmanager
@@ -61,7 +103,7 @@ def stop_requests() -> Iterator[Callable[[int], bool]]:
 
     With several processes, a SIGTERM to any of them; all get the same answer at the same step.
     """
-    if jax.process_count() > 1:
+    if _is_several():
         yield multihost_utils.reached_preemption_sync_point
         return
     received: list[int] = []
@@ -77,3 +119,16 @@ def stop_requests() -> Iterator[Callable[[int], bool]]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def _is_several() -> bool:
+    """Whether the run has several processes; asking for it does not touch a device where it has not."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _client() -> Any:
+    return coordination.global_state.client
+
+
+def _meeting(what: str) -> str:
+    return f"cusa_jax/{next(_meetings)}/{what}"

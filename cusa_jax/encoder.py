@@ -1,4 +1,4 @@
-"""Embeddings of any number of images and texts: batches of one size through the two compiled towers."""
+"""A student's two sides, compiled: batches of one size, whatever the number of rows."""
 
 from __future__ import annotations
 
@@ -10,48 +10,66 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cusa_jax import sharding
+from cusa_jax.distributed import together
 from cusa_jax.errors import InputError
-from cusa_jax.models.dual_encoder import DualEncoder
-from cusa_jax.step import encode_images, encode_texts
-from cusa_jax.types import Params
+from cusa_jax.models.student import Embeds, Side, Student, Variables
 
 
 class Encoder:
-    """Compiles once and serves any parameters, which may be on the mesh or on the host.
+    """Compiles once and serves any variables, which may be on the mesh or on the host.
 
-    Both methods return (cross-modal, uni-modal) embeddings, float32 [N, E] each, of length 1, the same on every
-    process. They raise InputError where an embedding has no direction: the model is broken.
+    What it returns is the same on every process.
 
-    batch_size: rows that go through a tower at once, rounded up to split evenly over the devices.
+    batch_size: rows that go through at once, rounded up to split evenly over the devices.
+    embeds: whether the student has embeddings; without, an image and a text can only be scored together.
     """
 
-    def __init__(self, model: DualEncoder, mesh: Mesh, batch_size: int):
-        self.image_size, self.context_length = model.clip.image_size, model.clip.context_length
+    def __init__(self, student: Student, mesh: Mesh, batch_size: int):
+        self.student, self.mesh = student, mesh
         self.batch_size = sharding.round_up(batch_size, mesh.size)
-        self._mesh = mesh
-        self._encode_images = jax.jit(functools.partial(encode_images, model=model))
-        self._encode_texts = jax.jit(functools.partial(encode_texts, model=model))
+        self.embeds = isinstance(self.student, Embeds)
+        method = getattr(self.student, "embed" if self.embeds else "encode_side")
+        self._encode = {
+            side: together(jax.jit(functools.partial(_one_side, method, side))) for side in ("image", "text")
+        }
 
-    def images(self, params: Params, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """pixels: uint8 [N, image_size, image_size, 3]."""
-        return self._run(self._encode_images, params, pixels)
+    def images(self, variables: Variables, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(cross-modal, uni-modal) embeddings float32 [N, E] of length 1; rows are what `student.inputs` says.
 
-    def texts(self, params: Params, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """tokens: int32 [N, L <= context_length], zero-padded."""
-        return self._run(self._encode_texts, params, tokens)
+        Raises InputError for a student without embeddings, and where one has no direction: the model is broken.
+        """
+        self.check_embeds()
+        return self.side(variables, "image", rows)
 
-    def _run(self, encode: Any, params: Params, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def texts(self, variables: Variables, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `images`, of token ids int32 [N, L]."""
+        self.check_embeds()
+        return self.side(variables, "text", tokens)
+
+    def side(self, variables: Variables, side: Side, rows: np.ndarray) -> Any:
+        """What `images` and `texts` return; of a student without embeddings, arrays [N, …] of its `encode_side`."""
         batches = [
-            self._batch(encode, params, rows[start : start + self.batch_size])
+            self._batch(self._encode[side], variables, rows[start : start + self.batch_size])
             for start in range(0, len(rows), self.batch_size)
         ]
-        cross, uni = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-        return _unit(cross), _unit(uni)
+        encoded = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+        return jax.tree.map(_unit, encoded) if self.embeds else encoded
 
-    def _batch(self, encode: Any, params: Params, rows: np.ndarray) -> list[np.ndarray]:
+    def _batch(self, encode: Any, variables: Variables, rows: np.ndarray) -> Any:
         padded = np.resize(rows, (self.batch_size, *rows.shape[1:]))
-        out = encode(params, sharding.put_rows(padded, self._mesh))
-        return [sharding.fetch(embeddings)[: len(rows)] for embeddings in out]
+        encoded = encode(variables, sharding.put_rows(padded, self.mesh))
+        return jax.tree.map(lambda x: sharding.fetch(x)[: len(rows)], encoded)
+
+    def check_embeds(self) -> None:
+        """Raises InputError for a student without embeddings."""
+        if not self.embeds:
+            raise InputError(
+                f"a student of family '{self.student.family}' has no embeddings: it sees an image and a text together"
+            )
+
+
+def _one_side(method: Any, side: Side, variables: Variables, rows: jax.Array) -> Any:
+    return method(variables, side, rows)
 
 
 def _unit(embeddings: np.ndarray) -> np.ndarray:

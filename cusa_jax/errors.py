@@ -1,4 +1,7 @@
-"""The exceptions that end a script with one line instead of a traceback; everything else is a bug and keeps it."""
+"""The exceptions that end a script with one line instead of a traceback, and how foreign text is shown in one.
+
+Every other exception is a bug and keeps its traceback.
+"""
 
 
 class InputError(ValueError):
@@ -9,6 +12,15 @@ class Diverged(ArithmeticError):
     """Training met a NaN or an infinity; the message names the step and the quantity."""
 
 
-def one_line(text: str) -> str:
-    """Names from files as they can be printed: what is no visible character becomes a question mark."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+def one_line(text: object) -> str:
+    r"""Any text as a terminal can show it, on one line: what is not visible is escaped (\n, \x1b, \u202e).
+
+    Text that went through it already stays as it is.
+    """
+    line = str(text)
+    if line.isprintable():
+        return line
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in line
+    )

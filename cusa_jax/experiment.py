@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import grain
 import jax
@@ -14,11 +14,12 @@ from absl import logging
 from jax.sharding import Mesh
 
 from cusa_jax import optim, sharding, step
-from cusa_jax.config import Config
 from cusa_jax.data.pipeline import train_batches
-from cusa_jax.data.splits import Split, check_disjoint, check_found, load_split, write_world
+from cusa_jax.data.prefetch import OnBadImage
+from cusa_jax.data.splits import SPLITS, Split, check_disjoint, check_present, load_split, provide
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs
+from cusa_jax.keys import Config
 from cusa_jax.losses.terms import reads
 from cusa_jax.models import families
 from cusa_jax.models.student import Embeds, Options, Student
@@ -27,8 +28,6 @@ from cusa_jax.teachers.load import load_teachers
 from cusa_jax.types import Params, Teachers, TrainState
 from cusa_jax.weights.formats import read_weights
 from cusa_jax.weights.hub import Weights, start_from
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +59,8 @@ def build(config: Config) -> Experiment:
     """Reads the data and the weights that `config` names. Raises InputError for whatever is wrong with them."""
     mesh = sharding.make_mesh(config.sharding.fsdp)
     check_batch(config, mesh)
-    write_world(config.data)
     # What takes no time is checked first.
-    for split in SPLITS:
-        check_found(config.data.path, split)
+    provide(config.data.path, dataclasses.asdict(config.data.world))
     student, variables, values = build_student(config)
     splits = load_splits(config, student.inputs)
     train = splits["train"]
@@ -123,6 +120,9 @@ def load_splits(config: Config, inputs: Inputs) -> dict[str, Split]:
     """'train', 'val' and 'test' of the dataset at `config.data.path`, for a model of these inputs."""
     splits = {name: read_split(config, name, inputs) for name in SPLITS}
     check_disjoint(splits, config.data.path)
+    if config.data.on_bad_image == "error":
+        for name in ("val", "test"):
+            check_present(splits[name])
     return splits
 
 
@@ -136,21 +136,30 @@ def build_student(config: Config) -> tuple[Student, Params, Mapping[str, np.ndar
 
     Weights that are all fresh are announced loudly. Raises InputError where weights and configuration disagree.
     """
-    preset, weights = families.presets().get(config.model.name), None
-    if config.init_from:
-        weights = read_weights(config.init_from, config.model.activation)
-        if preset:
-            _check_sizes(config, preset, weights)
-        preset = weights.family, weights.sizes
-    if preset is None:
-        raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
-    student = families.make(*preset, student_options(config))
+    family, sizes, weights = find_sizes(config)
+    student = families.make(family, sizes, student_options(config))
     _check_student(config, student)
     variables = jax.jit(student.init)(jax.random.key(config.seed))
     if weights is None:
         logging.warning("THE STUDENT STARTS FROM RANDOM WEIGHTS: config.init_from is empty")
         return student, variables, {}
     return student, start_from(weights, variables), weights.scalars
+
+
+def find_sizes(config: Config) -> tuple[str, Any, Weights | None]:
+    """(family, sizes) of the student, and the weights of `init_from` where there are any.
+
+    Raises InputError where preset and weights are different models, or neither says the sizes.
+    """
+    preset = families.presets().get(config.model.name)
+    if not config.init_from:
+        if preset is None:
+            raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
+        return *preset, None
+    weights = read_weights(config.init_from, config.model.activation)
+    if preset:
+        _check_sizes(config, preset, weights)
+    return weights.family, weights.sizes, weights
 
 
 def student_options(config: Config) -> Options:
@@ -219,7 +228,7 @@ def _batches(
         teacher_text=tokenize(train.captions) if tokenize else None,
         shuffled=config.teacher.control == "shuffled",
         workers=config.data.workers,
-        on_bad_image=config.data.on_bad_image,
+        on_bad_image=cast(OnBadImage, config.data.on_bad_image),
         cut_text=config.data.cut_text,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -1,9 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what stands behind a write that failed."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# What a disk says that takes no more; other errors of a write are the program's own.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 @contextlib.contextmanager
@@ -15,3 +19,23 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def write_refusal(error: BaseException) -> str:
+    """The disk's reason ('No space left on device') where it is behind an exception, '' where another thing is.
+
+    Libraries say it in exceptions of their own, as a cause, or in the text alone.
+    """
+    pending, seen = [error], set()
+    while pending:
+        one = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        text = str(one)
+        for number in _REFUSALS:
+            if (isinstance(one, OSError) and one.errno == number) or os.strerror(number) in text:
+                return os.strerror(number)
+        inner = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
+        pending += [cause for cause in (one.__cause__, one.__context__, *inner) if cause is not None]
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ from cusa_jax import sharding
 from cusa_jax.config import from_values, validate
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.retrieval import EmbeddedSplit, Evaluator, metrics
+from cusa_jax.evaluation.retrieval import Evaluator, ScoredSplit, metrics
 from cusa_jax.experiment import Experiment, build
-from cusa_jax.report.page import REPORT, gather, write_report
-from cusa_jax.runlog import RunLog
+from cusa_jax.jsonfile import read_json, write_json
+from cusa_jax.report.page import REPORT, Evidence, gather, write_report
+from cusa_jax.report.soft_labels import of_first_batch
+from cusa_jax.runlog import RunLog, read_results
 from cusa_jax.train import Stopped, Trained, train
 from cusa_jax.types import Params
 from cusa_jax.weights.formats import load_model
-from cusa_jax.workdir import CONFIG, RESULTS, check_owner, read_json, read_results, write_json
+from cusa_jax.workdir import CONFIG, RESULTS, check_owner, claimed
 
 
 def run(config: Any, workdir: Path) -> dict[str, float] | None:
@@ -28,8 +31,8 @@ def run(config: Any, workdir: Path) -> dict[str, float] | None:
     Raises InputError for bad input, Diverged where a loss, gradient or update is not finite.
     """
     settings = validate(config)
-    check_owner(workdir, config)
     if (workdir / RESULTS).exists():
+        check_owner(workdir, dataclasses.asdict(settings))
         if is_first():
             print(f"finished: {workdir / RESULTS} holds the results", flush=True)
         if not (workdir / REPORT).exists():
@@ -41,14 +44,15 @@ def run(config: Any, workdir: Path) -> dict[str, float] | None:
 
 def finish(trained: Trained, workdir: Path) -> dict[str, float]:
     """Tests, writes results.json, metrics and report, and says where they are. Returns the test metrics."""
-    embedded = _test_embeddings(trained.run, trained.variables)
-    test = metrics(embedded, trained.run.splits["test"])
-    if is_first():
-        results = {"best_step": trained.step, "val_r_mean": trained.r_mean, "test": test}
-        write_json(workdir / RESULTS, results)
-    with contextlib.closing(RunLog.appending(workdir, trained.run.last_step)) as log:
-        log.evaluated(trained.step, "test", test)
-    page = write_report(workdir, gather(trained.run, trained.variables, embedded))
+    with claimed(workdir, dataclasses.asdict(trained.run.config)):
+        scored = _score_test(trained.run, trained.variables)
+        test = metrics(scored, trained.run.splits["test"])
+        if is_first():
+            results = {"best_step": trained.step, "val_r_mean": trained.r_mean, "test": test}
+            write_json(workdir / RESULTS, results)
+        with contextlib.closing(_log(trained.run, workdir)) as log:
+            log.evaluated(trained.step, "test", test)
+        page = write_report(workdir, _evidence(trained.run, trained.variables, scored))
     if is_first():
         print(
             f"results: {workdir / RESULTS}",
@@ -74,8 +78,16 @@ def report(workdir: Path) -> Path:
         print(missing)
         return write_report(workdir, None, missing)
     variables = sharding.put_params(load_model(workdir)[1], experiment.mesh)
-    return write_report(workdir, gather(experiment, variables, _test_embeddings(experiment, variables)))
+    return write_report(workdir, _evidence(experiment, variables, _score_test(experiment, variables)))
 
 
-def _test_embeddings(run: Experiment, variables: Params) -> EmbeddedSplit:
-    return Evaluator(run.recipe.student, run.mesh, run.config).embed(variables, run.splits["test"])
+def _score_test(run: Experiment, variables: Params) -> ScoredSplit:
+    return Evaluator(run.recipe.student, run.mesh, run.config).score(variables, run.splits["test"])
+
+
+def _evidence(run: Experiment, variables: Params, scored: ScoredSplit) -> Evidence:
+    return gather(scored, run.splits["test"], of_first_batch(run, variables))
+
+
+def _log(run: Experiment, workdir: Path) -> RunLog:
+    return RunLog(workdir, run.last_step, run.steps_per_epoch, run.config.batch_size, start=None)

@@ -6,7 +6,9 @@ A student says it (`Student.inputs`), `data/` delivers it, and neither knows the
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
 
 from cusa_jax.errors import InputError
 
@@ -22,8 +24,10 @@ class Pixels:
     """A square picture: uint8 [size, size, 3] on the host, (x / 255 - mean) / std per channel on the device.
 
     resize: 'crop' scales the short side to `size` and cuts out the centre; 'squash' scales both sides to `size`.
-    Raises InputError for a size below 1 or a std that is not positive.
+    Raises InputError for a size below 1, a std that is not positive, and ways to resize that do not exist.
     """
+
+    dtype = np.dtype(np.uint8)
 
     size: int
     mean: tuple[float, ...] = CLIP_MEAN
@@ -38,21 +42,48 @@ class Pixels:
             raise InputError(
                 f"pixels need three means and three positive stds, not {self.mean} and {self.std}"
             )
+        for value, known in ((self.resize, Resize), (self.resampling, Resampling)):
+            if value not in get_args(known):
+                raise InputError(f"images are resized by {', '.join(get_args(known))}, not by '{value}'")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image."""
+        return (self.size, self.size, 3)
+
+    @property
+    def on_host(self) -> Pixels:
+        """What decides the uint8 pixels: all but mean and std, which the device applies."""
+        return dataclasses.replace(self, mean=CLIP_MEAN, std=CLIP_STD)
 
 
 @dataclasses.dataclass(frozen=True)
 class Regions:
-    """Detector features, or a grid of patch features: float [count, width] an image."""
+    """Detector features, or a grid of patch features: float32 [count, width] an image."""
 
     count: int
     width: int
+    dtype = np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image."""
+        return (self.count, self.width)
+
+    @property
+    def on_host(self) -> Regions:
+        """As for `Pixels`."""
+        return self
+
+
+ImageInputs: TypeAlias = Pixels | Regions
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
     """Token ids of a caption: int32 [length], filled up with `pad_id`.
 
-    tokenizer: a name in `data.tokenize.TOKENIZERS`, or the folder or file that holds one.
+    tokenizer: a name in `data.tokenize.TOKENIZERS`, or a tokenizer.json, or the folder that holds one.
     may_cut: whether columns that are padding in every row may be left out (a causal text tower, for one).
     """
 
@@ -67,5 +98,5 @@ class Text:
 class Inputs:
     """Of both sides."""
 
-    image: Pixels | Regions
+    image: ImageInputs
     text: Text

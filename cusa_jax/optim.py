@@ -115,9 +115,9 @@ def optimizer(config: Any, learning_rates: np.ndarray, treated: Treatments) -> o
 
 
 class AdamState(NamedTuple):
-    """count: int32 [], steps taken. mean, square: running moments of the gradient, of trained parameters only."""
+    """steps: int32 [], taken so far. mean, square: running moments of the gradient, of trained parameters only."""
 
-    count: jax.Array
+    steps: jax.Array
     mean: Params
     square: Params
 
@@ -138,7 +138,7 @@ def _adamw(config: Any, learning_rates: np.ndarray, treated: Treatments) -> opta
 
     def update(gradients: Params, state: AdamState, params: Params | None = None) -> tuple[Params, AdamState]:
         rate, mean_correction, square_correction = (
-            table[jnp.minimum(state.count, len(table) - 1)] for table in tables
+            table[jnp.minimum(state.steps, len(table) - 1)] for table in tables
         )
         gradient, value = _trained(gradients), traverse_util.flatten_dict(params)
         mean, square = map(traverse_util.flatten_dict, (state.mean, state.square))
@@ -155,7 +155,7 @@ def _adamw(config: Any, learning_rates: np.ndarray, treated: Treatments) -> opta
 
         updates = traverse_util.unflatten_dict({path: step(path) for path in value})
         moments = map(traverse_util.unflatten_dict, (mean, square))
-        return updates, AdamState(state.count + 1, *moments)
+        return updates, AdamState(state.steps + 1, *moments)
 
     def _trained(tree: Params) -> dict[LeafPath, jax.Array]:
         return {path: leaf for path, leaf in traverse_util.flatten_dict(tree).items() if treated[path].train}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 import jax
@@ -161,7 +162,7 @@ def frozen_features(
     return jax.lax.stop_gradient(in_micro_batches(part, batch, recipe.micro_batches, recipe.mesh))
 
 
-def init_state(recipe: Recipe, variables: Variables, values: dict[str, Any] | None = None) -> TrainState:
+def init_state(recipe: Recipe, variables: Variables, values: Mapping[str, Any] | None = None) -> TrainState:
     """State before the first step. variables: the student's. values: scalars that do not start anew."""
     model_state = {name: collection for name, collection in variables.items() if name != "params"}
     start = scalars.init(recipe.scalars)

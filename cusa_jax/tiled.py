@@ -76,7 +76,7 @@ def terms(
         )
     ids = jnp.arange(len(embeddings.cross_image)) if ids is None else ids
     means = iter(row_means(plan, dict(scalars), student, teacher, ids))
-    return {name: sum(next(means) for _ in own) / len(own) for name, own in problems.items()}
+    return {name: jnp.mean(jnp.stack([next(means) for _ in own])) for name, own in problems.items()}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -136,7 +136,11 @@ def _backward(
             rows, empty, by_sums = row
 
             def sums_of_tile(row_student: Features, column_student: Features, scalars: Scalars) -> Any:
-                tile = _tile(plan, rows.replace(student=row_student), columns.replace(student=column_student))
+                tile = _tile(
+                    plan,
+                    dataclasses.replace(rows, student=row_student),
+                    dataclasses.replace(columns, student=column_student),
+                )
                 return tuple(p.add(own, tile, scalars) for p, own in zip(plan.problems, empty, strict=True))
 
             _, pull = jax.vjp(sums_of_tile, rows.student, columns.student, scalars)

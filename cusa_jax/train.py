@@ -14,16 +14,16 @@ from absl import logging
 
 from cusa_jax import sharding
 from cusa_jax.checkpoint import Checkpoints
-from cusa_jax.config import Config
-from cusa_jax.distributed import is_first, stop_requests
+from cusa_jax.distributed import is_first, stop_requests, together
 from cusa_jax.errors import Diverged, InputError
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.experiment import Experiment, build
+from cusa_jax.keys import Config
 from cusa_jax.models import families
 from cusa_jax.runlog import RunLog
 from cusa_jax.step import jitted
 from cusa_jax.types import Params, TrainState
-from cusa_jax.workdir import check_owner, claim
+from cusa_jax.workdir import check_owner, claimed
 
 # How many steps the host gives to the devices before they are done.
 _STEPS_AHEAD = 2
@@ -54,15 +54,13 @@ def train(config: Config, workdir: Path) -> Trained | Stopped:
 
     Raises InputError for bad input, Diverged where a loss, gradient or update is not finite.
     """
-    check_owner(workdir, config)
+    values = dataclasses.asdict(config)
+    check_owner(workdir, values)
     run = build(config)
-    claim(workdir, config)
     student = run.recipe.student
-    described = {
-        "config": dataclasses.asdict(config),
-        "student": families.describe(student.family, student.sizes),
-    }
+    described = {"config": values, **families.describe(student.family, student.sizes)}
     with (
+        claimed(workdir, values),
         contextlib.closing(Checkpoints(workdir, described, config.checkpoint.keep)) as checkpoints,
         contextlib.closing(run.batches),
         stop_requests() as stop_requested,
@@ -90,8 +88,8 @@ def _loop(
 ) -> Stopped | None:
     """Steps from `state` to the last one, or until a stop is requested; keeps `progress` up to date."""
     config, step, first = run.config, int(state.step), int(state.step) + 1
-    train_step, evaluate = jitted(run.recipe), Evaluator(run.recipe.student, run.mesh, config)
-    recent = _Recent(workdir)
+    train_step, evaluate = together(jitted(run.recipe)), Evaluator(run.recipe.student, run.mesh, config)
+    recent = _Recent(checkpoints)
 
     def select() -> None:
         """Validates, and keeps the best model so far."""
@@ -130,8 +128,8 @@ def _loop(
 class _Recent:
     """Metrics of the last steps, which are still on the devices."""
 
-    def __init__(self, workdir: Path):
-        self._workdir, self._metrics = workdir, list[dict[str, jax.Array]]()
+    def __init__(self, checkpoints: Checkpoints):
+        self._checkpoints, self._metrics = checkpoints, list[dict[str, jax.Array]]()
 
     def add(self, metrics: dict[str, jax.Array]) -> None:
         """Waits for the step before the last few: without a bound all batches up to the next report would queue."""
@@ -158,10 +156,8 @@ class _Recent:
         return values[-1]
 
     def _last_good(self) -> str:
-        saved = self._workdir / "checkpoints"
-        if saved.is_dir() and any(entry.name.isdecimal() for entry in saved.iterdir()):
-            return f"the last good checkpoint is in {saved}"
-        return "before the first checkpoint"
+        newest = self._checkpoints.newest()
+        return f"the last good checkpoint is {newest}" if newest else "before the first checkpoint"
 
 
 def _resume_or_start(run: Experiment, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:

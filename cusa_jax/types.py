@@ -14,16 +14,18 @@ import jax
 import numpy as np
 from flax import struct
 
+from cusa_jax.inputs import Pixels
+
 Params = Any  # a pytree of arrays
 Array = Any  # numpy on the host, jax.Array on device
 
 
 @struct.dataclass
 class Batch:
-    """One training batch. Host work stays uint8 and int32; normalisation happens on device.
+    """One training batch. Host work on pixels stays uint8; normalisation happens on device.
 
-    image: uint8 [B, H, W, 3], resized and centre-cropped.
-    tokens: int32 [B, L], CLIP token ids, zero-padded after the end-of-text token.
+    image: what the student's `Inputs` ask for: uint8 [B, H, W, 3], resized, or float32 [B, R, D] of regions.
+    tokens: int32 [B, L], ids of the student's vocabulary, filled up with its padding.
     image_index: int32 [B], number of the image in its split; equal numbers are joint positives.
     caption_index: int32 [B], number of the caption in its split.
     teacher_index_image, teacher_index_text: int32 [B], the image and the caption that the teachers see in
@@ -85,24 +87,25 @@ class SoftLabels:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A frozen uni-modal encoder as a pure function, called inside the jitted train step.
+    """A frozen uni-modal encoder: a pure function, called inside the jitted train step.
+
+    Its parameters are apart, as in Flax: who loads a teacher returns (teacher, params), params being a pytree of
+    arrays (float32; of stored features their table as it is stored).
 
     name: for messages and logs.
-    params: pytree of arrays, float32; of stored features their table as it is stored. Shapes where none is run.
     apply: (params, inputs) -> features [B, D] in float32; pure, traceable.
     inputs: what `apply` takes beside params:
-        'pixels'  uint8 [B, image_size, image_size, 3];
+        'pixels'  uint8 [B, image.size, image.size, 3];
         'text'    {'input_ids', 'attention_mask'} int32 [B, L];
         'index'   int32 [B], image (or caption) numbers: the features were computed beforehand.
-    image_size: pixels per side, for 'pixels'.
-    tokenize: for 'text': captions -> {'input_ids', 'attention_mask'} int32 [N, L], padded to the longest.
+    image: for 'pixels', what is to be delivered; `apply` itself subtracts the mean and divides by the std.
+    tokenize: for 'text', captions -> {'input_ids', 'attention_mask'} int32 [N, L], padded to the longest.
     """
 
     name: str
-    params: Params
     apply: Callable[[Params, Any], jax.Array]
     inputs: Literal["pixels", "text", "index"]
-    image_size: int | None = None
+    image: Pixels | None = None
     tokenize: Callable[[list[str]], dict[str, np.ndarray]] | None = None
 
 

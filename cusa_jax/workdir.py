@@ -1,13 +1,16 @@
-"""The folder of a run: config.json says whose it is, results.json that it is finished."""
+"""The folder of a run: config.json says whose it is, results.json that it is finished, a lock that it is in use."""
 
-import json
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cusa_jax.config import default_config, flat
+from cusa_jax.config import flat, from_values
 from cusa_jax.distributed import is_first, wait_for_all
-from cusa_jax.errors import InputError
-from cusa_jax.files import written_whole
+from cusa_jax.errors import Diverged, InputError
+from cusa_jax.files import write_refusal
+from cusa_jax.jsonfile import read_json, write_json
+from cusa_jax.lock import LOCK, check_free, held
 
 CONFIG = "config.json"
 RESULTS = "results.json"
@@ -20,51 +23,64 @@ FREE_KEYS = (
 )  # fmt: skip
 
 
-def check_owner(workdir: Path, config: Any) -> None:
-    """Raises InputError naming the keys where `workdir` is another configuration's already.
+def check_owner(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Raises InputError where a training is in `workdir`, or naming the keys where it is another configuration's.
 
-    Keys that did not exist yet when the run began have their defaults.
+    config: the settings as nested mappings.
     """
+    check_free(workdir / LOCK, str(workdir))
     path = workdir / CONFIG
-    ours = flat(json.loads(config.to_json()))
-    if path.exists():
-        theirs = flat(json.loads(default_config().to_json())) | flat(read_json(path))
-        differing = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
-        told = [
-            f"{key} {theirs.get(key)!r} -> {ours.get(key)!r}" for key in differing if key not in FREE_KEYS
-        ]
-        if told:
-            raise InputError(
-                f"{workdir} belongs to another configuration ({'; '.join(told[:4])}"
-                f"{'; …' if len(told) > 4 else ''}); choose another --workdir, or delete it to start over"
-            )
-
-
-def claim(workdir: Path, config: Any) -> None:
-    """Makes `workdir` this configuration's. Raises InputError where it cannot be written to."""
-    wait_for_all("every process has compared configurations")
-    if is_first():
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            write_json(workdir / CONFIG, json.loads(config.to_json()))
-        except OSError as error:
-            raise InputError(f"--workdir={workdir}: {error.strerror}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises InputError naming the file."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    if path.exists() and (differing := differences(read_json(path), config, path)):
         raise InputError(
-            f"{path}: not a readable JSON file ({error}); bring it back, or remove it"
+            f"{workdir} belongs to another configuration ({differing}); choose another --workdir, or delete it to "
+            "start over"
+        )
+
+
+def differences(theirs: Any, ours: Mapping[str, Any], where: Path) -> str:
+    """Which keys make two configurations two runs, as 'key old -> new; …', or ''.
+
+    theirs: as it was read from `where`; keys that did not exist when it was written have their defaults.
+    """
+    old, new = flat(from_values(theirs, where)), flat(ours)
+    differing = [key for key in sorted(new) if old[key] != new[key] and key not in FREE_KEYS]
+    said = [f"{key} {old[key]!r:.80} -> {new[key]!r:.80}" for key in differing[:4]]
+    return "; ".join(said) + ("; …" if len(differing) > 4 else "")
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Makes `workdir` this configuration's, and keeps other trainings out of it for as long as the context lasts.
+
+    Raises InputError where another training is in it, where it cannot be written to, and where, later on, the disk
+    takes no more or the folder is gone.
+    """
+    wait_for_all("every process has compared configurations")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_write_errors(workdir))
+        stack.enter_context(held(workdir / LOCK, str(workdir)))
+        if is_first():
+            try:
+                write_json(workdir / CONFIG, config)
+            except OSError as error:
+                raise InputError(f"--workdir={workdir}: {error.strerror}") from error
+        # Orbax begins with a collective.
+        wait_for_all("the folder is claimed")
+        yield
+
+
+@contextlib.contextmanager
+def _write_errors(workdir: Path) -> Iterator[None]:
+    """What Orbax, TensorStore, TensorBoard and Python raise where `workdir` takes no more, as one InputError."""
+    try:
+        yield
+    except (InputError, Diverged):
+        raise
+    except Exception as error:
+        if not (workdir / CONFIG).is_file():
+            raise InputError(f"{workdir}: the folder was removed while the training ran") from error
+        if not (reason := write_refusal(error)):
+            raise
+        raise InputError(
+            f"{workdir}: cannot be written to ({reason}); what was saved last is kept, and the same command continues"
         ) from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds {type(value).__name__}, not an object; bring it back, or remove it")
-    return value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes whole or not at all."""
-    with written_whole(path) as fresh:
-        fresh.write_text(json.dumps(value, indent=2) + "\n")

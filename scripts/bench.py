@@ -25,7 +25,7 @@ from cusa_jax.benchmark.measure import Row
 from cusa_jax.command import run
 from cusa_jax.config import typed, with_argument
 from cusa_jax.errors import InputError
-from cusa_jax.models.clip import PRESETS
+from cusa_jax.models import families
 
 TABLES = ("step", "losses", "input")
 TABLE = flags.DEFINE_multi_enum(
@@ -37,7 +37,7 @@ MATMUL = flags.DEFINE_integer(
     "matmul", 4096, "Side of the matrices that a device's rate is measured with.", lower_bound=1
 )
 
-MODEL = flags.DEFINE_multi_enum("model", [], list(PRESETS), "Instead of config.model.name.")
+MODEL = flags.DEFINE_multi_enum("model", [], list(families.presets()), "Instead of config.model.name.")
 BATCH = flags.DEFINE_multi_integer("batch", [], "Instead of config.batch_size.", lower_bound=2)
 TOKENS = flags.DEFINE_multi_integer(
     "tokens", [77], "Of the student's captions.", lower_bound=2, upper_bound=77
@@ -94,7 +94,7 @@ def losses_rows(config: Any) -> Iterator[list[Row]]:
     for batch in ROWS.value:
         dense = batch <= DENSE_UP_TO.value
         row = functools.partial(losses.row, width=WIDTH.value, tile=TILE.value, repeats=REPEATS.value)
-        yield [row(config.loss, batch, dense=dense)]
+        yield [row(typed(config).loss, batch, dense=dense)]
 
 
 def input_rows(config: Any) -> Iterator[list[Row]]:

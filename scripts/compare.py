@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from cusa_jax.command import errors_in_one_line
+from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.report.compare import comparison, learning_curves
 
 CURVES = flags.DEFINE_string("curves", "", "PNG to write the learning curves to.")
@@ -25,4 +25,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

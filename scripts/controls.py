@@ -5,6 +5,7 @@ python scripts/controls.py --config=configs/demo.py --config.schedule.epochs=1 [
 Run it again to continue after a stop of any kind.
 """
 
+import re
 from pathlib import Path
 
 import jax
@@ -12,6 +13,8 @@ from absl import flags
 
 from cusa_jax import controls
 from cusa_jax.command import run
+from cusa_jax.config import nearest
+from cusa_jax.errors import InputError
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/controls", "Folder with one folder for each run.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds to train every cell with.")
@@ -22,15 +25,27 @@ CELLS = flags.DEFINE_list(
 
 def main(config, _config_name: str) -> None:
     workdir = Path(WORKDIR.value)
-    jax.config.update(
-        "jax_compilation_cache_dir", str(workdir.absolute() / "compiled")
-    )  # seeds share programs
-    cells = [cell for cell in controls.CELLS if str(cell) in CELLS.value]
-    found = controls.run(config, [int(seed) for seed in SEEDS.value], workdir, cells)
-    if found is not None:
-        told = controls.table(found)
-        (workdir / "controls.txt").write_text(told + "\n")
-        print(told)
+    # Seeds share programs.
+    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
+    results = controls.run(config, _seeds(), workdir, _cells())
+    if results is not None:
+        table = controls.table(results)
+        (workdir / "controls.txt").write_text(table + "\n")
+        print(table)
+
+
+def _seeds() -> list[int]:
+    if wrong := [seed for seed in SEEDS.value if not re.fullmatch("[0-9]{1,9}", seed)]:
+        raise InputError(f"--seeds: '{wrong[0]}' is no whole number below a billion")
+    return list(dict.fromkeys(map(int, SEEDS.value)))
+
+
+def _cells() -> list[controls.Cell]:
+    known = {str(cell): cell for cell in controls.CELLS}
+    for name in CELLS.value:
+        if name not in known:
+            raise InputError(f"--cells: '{name}' is none of {', '.join(known)}{nearest(name, known)}")
+    return [cell for name, cell in known.items() if name in CELLS.value]
 
 
 if __name__ == "__main__":

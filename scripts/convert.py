@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from cusa_jax.command import errors_in_one_line
+from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.errors import InputError
 from cusa_jax.weights import reference
 from cusa_jax.weights.formats import read_weights, write_weights
@@ -63,4 +63,4 @@ def write_config(config, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

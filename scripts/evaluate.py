@@ -11,16 +11,18 @@ is 2. The README says how data lie.
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from cusa_jax.command import errors_in_one_line
-from cusa_jax.errors import InputError
+from cusa_jax.command import script
+from cusa_jax.errors import InputError, one_line
 from cusa_jax.evaluation.open_source import open_source
-from cusa_jax.evaluation.results import Evaluated, comparison, comparison_table, record, table
-from cusa_jax.evaluation.suites import SUITES, Data, Suites
+from cusa_jax.evaluation.record import Evaluated, comparison, comparison_table, record, table
+from cusa_jax.evaluation.suite import Evaluation, Folders
+from cusa_jax.evaluation.suites import SUITES
+from cusa_jax.jsonfile import write_json
 from cusa_jax.report.page import REPORT, write_evaluation
 from cusa_jax.settings import nearest
-from cusa_jax.workdir import RESULTS, write_json
+from cusa_jax.workdir import RESULTS
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "Folder of a run, of a Hugging Face CLIP or of a sentence encoder."
@@ -40,25 +42,22 @@ WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode images; 0 us
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells what it restores
-    with errors_in_one_line():
-        if argv[1:]:
-            raise InputError(f"unexpected argument '{argv[1]}': options start with --")
-        sources = [path for path in (CHECKPOINT.value, EMBEDDINGS.value) if path] or COMPARE.value
-        if len(sources) != (2 if COMPARE.value else 1):
-            raise InputError("name one of --checkpoint=PATH, --embeddings=FILE.npz and --compare=A,B")
-        for suite in SUITE.value:
-            if suite not in SUITES:
-                raise InputError(f"--suite: '{suite}' is none of {', '.join(SUITES)}{nearest(suite, SUITES)}")
-        evaluated = [_evaluate(path) for path in sources]
-        results = [record(one) for one in evaluated]
-        print("\n\n".join(map(table, results)))
-        if any(one.figures for one in evaluated):
-            _write(Path(OUT.value), evaluated, results)
-        for one in evaluated:
-            if not one.figures:
-                raise InputError(
-                    f"{one.model}: nothing was evaluated, as every suite was skipped (why: above)"
-                )
+    if argv[1:]:
+        raise InputError(f"unexpected argument '{argv[1]}': options start with --")
+    sources = [path for path in (CHECKPOINT.value, EMBEDDINGS.value) if path] or COMPARE.value
+    if len(sources) != (2 if COMPARE.value else 1):
+        raise InputError("name one of --checkpoint=PATH, --embeddings=FILE.npz and --compare=A,B")
+    for suite in SUITE.value:
+        if suite not in SUITES:
+            raise InputError(f"--suite: '{suite}' is none of {', '.join(SUITES)}{nearest(suite, SUITES)}")
+    evaluated = [_evaluate(path) for path in sources]
+    results = [record(one) for one in evaluated]
+    print("\n\n".join(map(table, results)))
+    if any(one.results for one in evaluated):
+        _write(Path(OUT.value), evaluated, results)
+    for one in evaluated:
+        if not one.results:
+            raise InputError(f"{one.model}: nothing was evaluated, as every suite was skipped (why: above)")
 
 
 def _write(out: Path, evaluated: list[Evaluated], results: list[dict[str, Any]]) -> None:
@@ -79,15 +78,15 @@ def _evaluate(path: str) -> Evaluated:
             f"--data: {roots[0]} and {roots[1]}: only one folder can be the root; name others NAME=PATH"
         )
     elsewhere = dict(entry.split("=", 1) for entry in DATA.value if "=" in entry)
-    suites = Suites(source, Data(roots[0] if roots else "", elsewhere))
-    done, skipped = {}, {}
+    evaluation = Evaluation(source, Folders(SUITES.values(), roots[0] if roots else "", elsewhere))
+    results, skipped = {}, {}
     for suite in SUITE.value:
         try:
-            done[suite] = suites.run(suite)
+            results[suite] = SUITES[suite].run(evaluation)
         except InputError as error:
-            skipped[suite] = str(error)
-    return Evaluated(path, done, skipped, source.architecture)
+            skipped[suite] = one_line(error)
+    return Evaluated(path, results, skipped, source.architecture)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

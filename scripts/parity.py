@@ -11,17 +11,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
 
-from cusa_jax.command import errors_in_one_line
+from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
 
+_COMMON: dict[str, Any] = {"embed_dim": 64, "image_size": 64, "text_width": 128, "text_layers": 2}
 TINY = {
-    "tiny_vit": ClipConfig(64, 64, 16, 128, 2, 128, 2),
-    "tiny_resnet": ClipConfig(64, 64, 32, 8, 0, 128, 2, resnet_blocks=(1, 2, 1, 1)),
+    "tiny_vit": ClipConfig(**_COMMON, patch_size=16, vision_width=128, vision_layers=2),
+    "tiny_resnet": ClipConfig(
+        **_COMMON, patch_size=32, vision_width=8, vision_layers=0, resnet_blocks=(1, 2, 1, 1)
+    ),
 }
 REFERENCE = flags.DEFINE_string("reference", None, "Checkout of the original repository.", required=True)
 YAML = flags.DEFINE_string(
@@ -94,4 +98,4 @@ def commit(checkout: Path) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

@@ -6,33 +6,33 @@ Then train with --config.data.path=PREPARED. Run it again to continue after a st
 checksums of what is there.
 """
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from cusa_jax.command import run
+from cusa_jax.config import typed
 from cusa_jax.data.prepared import prepare
+from cusa_jax.data.splits import provide
 from cusa_jax.errors import InputError
-from cusa_jax.experiment import load_splits
-from cusa_jax.models.clip import PRESETS
-from cusa_jax.weights.formats import read_weights
+from cusa_jax.experiment import find_sizes, load_splits
+from cusa_jax.models import families
+from cusa_jax.models.student import Options
 
 OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 
 
-def main(config, _config_name: str) -> None:
-    if not config.data.path:
+def main(config: Any, _config_name: str) -> None:
+    settings = typed(config)
+    if not settings.data.path:
         raise InputError("config.data.path is empty: name the folder to prepare, --config.data.path=FOLDER")
-    if config.model.name not in PRESETS and not config.init_from:
-        raise InputError(f"config.model.name must say for which model: {', '.join(PRESETS)}")
-    clip = PRESETS.get(config.model.name) or read_weights(config.init_from, config.model.activation).clip
-    prepare(
-        Path(OUT.value),
-        load_splits(config, clip),
-        image_size=clip.image_size,
-        context_length=clip.context_length,
-        on_bad_image=config.data.on_bad_image,
-    )
+    family, sizes, _ = find_sizes(settings)
+    inputs = families.make(family, sizes, Options()).inputs
+    provide(settings.data.path, dataclasses.asdict(settings.data.world))
+    splits = load_splits(settings, inputs)
+    prepare(Path(OUT.value), splits, inputs, on_bad_image=config.data.on_bad_image)
     print(f"prepared: train with --config.data.path={OUT.value}")
 
 

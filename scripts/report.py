@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import app, logging
 
-from cusa_jax.command import errors_in_one_line
+from cusa_jax.command import script
 from cusa_jax.finish import report
 
 
@@ -17,9 +17,8 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise app.UsageError("name the folder of one finished training")
     logging.set_verbosity(logging.ERROR)
-    with errors_in_one_line():
-        print(report(Path(argv[1])))
+    print(report(Path(argv[1])))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

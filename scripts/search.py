@@ -13,17 +13,20 @@ import sys
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from absl import app, flags, logging
 
 from cusa_jax import sharding
-from cusa_jax.command import errors_in_one_line
+from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.data.captions import clean_captions
-from cusa_jax.data.images import load_image
-from cusa_jax.data.tokenize import ClipTokenizer
+from cusa_jax.data.sources import ImageFiles
+from cusa_jax.data.tokenize import tokenizer
 from cusa_jax.encoder import Encoder
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, one_line
+from cusa_jax.inputs import Pixels
 from cusa_jax.report.page import write_search
 from cusa_jax.search import index
+from cusa_jax.search.photos import UNREADABLE
 from cusa_jax.search.query import top_k
 from cusa_jax.weights.formats import load_model
 
@@ -33,6 +36,8 @@ IMAGE = flags.DEFINE_string("image", "", "Photo to search by.")
 K = flags.DEFINE_integer("k", 10, "How many photos to find.", lower_bound=1)
 HTML = flags.DEFINE_string("html", "", "Also write what was found as a page, to this file.")
 BATCH = flags.DEFINE_integer("batch_size", 256, "Photos encoded at a time.", lower_bound=1)
+
+_REMEDY = " (of endings that are not read, convert the photos to JPEG)"
 
 
 def main(argv: list[str]) -> None:
@@ -62,11 +67,14 @@ def build_index(photos: Path) -> None:
         print("\nstopped; the same command continues", file=sys.stderr)
         sys.exit(130)
     for error in done.unreadable:
-        print(f"skipped: {error}", file=sys.stderr)
+        print(f"skipped: {one_line(error)}", file=sys.stderr)
     print(
         f"{OUT.value}: {done.encoded} photos encoded, {done.unchanged} unchanged, {done.removed} removed, "
         f"{len(done.unreadable)} unreadable"
     )
+    if done.left_out:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(done.left_out.items()))
+        print(f"left out: {kinds}{_REMEDY if set(done.left_out) & UNREADABLE else ''}", file=sys.stderr)
 
 
 def query(file: Path, text: str) -> None:
@@ -77,31 +85,39 @@ def query(file: Path, text: str) -> None:
     encoder, variables, found = load(checkpoint, 1)
     index.check_model(file, origin, found, checkpoint)
     if IMAGE.value:
-        _, embedding = encoder.images(variables, load_image(IMAGE.value, encoder.image_size)[None])
+        asked = ImageFiles([Path(IMAGE.value)], as_shown=True)
+        _, embedding = encoder.images(variables, np.stack(asked.read(0, encoder.student.inputs.image)))
     else:
-        tokens, cut = ClipTokenizer()(clean_captions([text]), encoder.context_length)
+        spec = encoder.student.inputs.text
+        tokens, cut = tokenizer(spec)(clean_captions([text]))
         if cut:
-            print(f"the text was cut to {encoder.context_length} tokens", file=sys.stderr)
+            print(f"the text was cut to {spec.length} tokens", file=sys.stderr)
         embedding, _ = encoder.texts(variables, tokens)
     scores, numbers = top_k(embedding, embeddings, K.value)
     hits = [(float(score), photos[number]) for score, number in zip(scores[0], numbers[0], strict=True)]
     for score, photo in hits:
-        print(f"{score:.4f}  {photo}")
+        print(f"{score:.4f}  {one_line(photo)}")
     if HTML.value:
         write_search(Path(HTML.value), text, IMAGE.value, hits)
         print(f"page: {HTML.value}")
 
 
 def load(checkpoint: str, batch_size: int):
-    """(encoder, variables on the mesh, fingerprint) of a checkpoint."""
-    model, variables = load_model(checkpoint)
-    mesh = sharding.make_mesh()
-    return (
-        Encoder(model, mesh, batch_size),
-        sharding.put_params(variables, mesh),
-        index.fingerprint(model, variables),
-    )
+    """(encoder, variables on the mesh, fingerprint) of a checkpoint.
+
+    Raises InputError for one that cannot search: without embeddings, or of other inputs than photos and CLIP's tokens.
+    """
+    student, variables = load_model(checkpoint)
+    encoder = Encoder(student, sharding.make_mesh(), batch_size)
+    try:
+        encoder.check_embeds()
+        tokenizer(student.inputs.text)
+    except InputError as error:
+        raise InputError(f"{checkpoint}: {error}") from error
+    if not isinstance(student.inputs.image, Pixels):
+        raise InputError(f"{checkpoint}: the model takes features of regions, and a photo is made of pixels")
+    return encoder, sharding.put_params(variables, encoder.mesh), index.fingerprint(student, variables)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    script(main)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.errors import InputError
-from cusa_jax.models.dual_encoder import DualEncoder
-from cusa_jax.weights import student
+from cusa_jax.models import families
+from cusa_jax.models.student import Options, Side
 from cusa_jax.weights.formats import read_weights
 
 try:
@@ -30,25 +30,22 @@ def verify(source: Path, target: Path, activation: str) -> None:
     theirs = (readable or folders)[0]
     ours = target if theirs == source else source
     weights = read_weights(ours, activation)
-    clip = weights.clip
+    clip = weights.sizes
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(ROWS, clip.image_size, clip.image_size, 3)).astype(np.float32)
     tokens = rng.integers(1, clip.vocab_size - 1, (ROWS, clip.context_length))
     tokens[:, clip.context_length // 2 :] = 0
     tokens[:, clip.context_length // 2] = clip.vocab_size - 1  # end of text
 
-    variables = student.variables(weights, (), ours)
-    jax_features: Any = DualEncoder(clip, False, False).apply(
-        variables, pixels, jnp.asarray(tokens, jnp.int32)
-    )
+    student = families.make(weights.family, clip, Options(heads=()))
+    rows: dict[Side, Any] = {"image": pixels, "text": jnp.asarray(tokens, jnp.int32)}
+    jax_features = [student.encode_side(weights.towers, side, rows[side])["cross"] for side in rows]
     channels_first, token_ids = torch.tensor(pixels.transpose(0, 3, 1, 2)), torch.tensor(tokens)
     with torch.no_grad():
         run = _hugging_face if theirs.is_dir() else _openai
         torch_features = run(theirs, clip, channels_first, token_ids)
     worst = 0.0
-    for side, theirs_out, ours_out in zip(
-        ("image", "text"), torch_features, (jax_features.cross_image, jax_features.cross_text), strict=True
-    ):
+    for side, theirs_out, ours_out in zip(("image", "text"), torch_features, jax_features, strict=True):
         difference = float(np.abs(theirs_out.numpy() - np.asarray(ours_out)).max() / theirs_out.abs().max())
         print(f"{side} features, {theirs.name} in PyTorch against {ours.name} here: {difference:.1e}")
         worst = max(worst, difference)

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from cusa_jax.data import world
 from cusa_jax.data.images import normalise
 from cusa_jax.data.world.scenes import ATTRIBUTES, BACKGROUNDS, NONE
-from cusa_jax.teachers import own
+from cusa_jax.teachers import checkpoints
 from cusa_jax.teachers.live import load_image_teacher, load_text_teacher
 from cusa_jax.teachers.mpnet import MPNet, MPNetConfig
 from cusa_jax.teachers.text import pool
@@ -80,7 +80,7 @@ def train_image_teacher(scenes: world.World, folder: Path) -> None:
         "head": head.init(jax.random.key(1), jnp.zeros((1, IMAGE.dim)))["params"],
     }
     params = fit("image", loss, params, batches())
-    own.save(folder, IMAGE, half(params["backbone"]))
+    checkpoints.save(folder, IMAGE, half(params["backbone"]))
 
 
 def attribute_labels(scenes: world.Scenes, rng: np.random.Generator) -> np.ndarray:
@@ -88,8 +88,8 @@ def attribute_labels(scenes: world.Scenes, rng: np.random.Generator) -> np.ndarr
 
     def named(values: np.ndarray, kinds: int) -> np.ndarray:
         wrong = (rng.random(values.shape) < LABEL_NOISE) & (values != NONE)
-        told = np.where(wrong, rng.integers(0, kinds, values.shape), values)
-        return (told[:, :, None] == np.arange(kinds)).any(1)
+        names = np.where(wrong, rng.integers(0, kinds, values.shape), values)
+        return (names[:, :, None] == np.arange(kinds)).any(1)
 
     columns = [named(scenes.background[:, None], len(BACKGROUNDS))]
     columns += [named(scenes.objects[:, :, n], len(values)) for n, values in enumerate(ATTRIBUTES)]
@@ -133,7 +133,7 @@ def train_text_teacher(scenes: world.World, folder: Path) -> None:
             yield ids[rows], mask[rows]
 
     params = fit("text", loss, model.init(jax.random.key(0), ids[:1], mask[:1])["params"], batches())
-    own.save(folder, config, half(params))
+    checkpoints.save(folder, config, half(params))
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
@@ -181,15 +181,15 @@ def half(params: Params) -> Params:
 def measure(folder: Path) -> dict[str, float]:
     """Spearman's ρ between the teachers' cosines and the graded overlap of facts, on scenes not trained on."""
     unseen = world.generate("teacher", HELD_OUT_SCENES, HELD_OUT_SEED)
-    image = load_image_teacher(str(folder / "image"))
-    text = load_text_teacher(str(folder / "text"), max_length=64)
+    image, image_params = load_image_teacher(str(folder / "image"))
+    text, text_params = load_text_teacher(str(folder / "text"), max_length=64)
     assert text.tokenize is not None
     return {
         "image_spearman": agreement(
-            image.apply(image.params, unseen.images), world.fact_overlap(unseen.scenes, unseen.scenes)
+            image.apply(image_params, unseen.images), world.fact_overlap(unseen.scenes, unseen.scenes)
         ),
         "text_spearman": agreement(
-            text.apply(text.params, text.tokenize(unseen.captions)),
+            text.apply(text_params, text.tokenize(unseen.captions)),
             world.fact_overlap(unseen.forms, unseen.forms),
         ),
     }

@@ -1,5 +1,10 @@
 """The command line: wrong flags end in one line and exit code 2, before anything is read or written."""
 
+import errno
+import os
+import subprocess
+import sys
+
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -63,6 +68,64 @@ def test_our_errors_become_one_line_and_an_exit_code(error, code, capsys):
     with pytest.raises(SystemExit) as exit_, command.errors_in_one_line():
         raise error
     assert (exit_.value.code, capsys.readouterr().err) == (code, f"error: {error}\n")
+
+
+HOSTILE = "a\x1b[2J\r\nb\u202e\ud800"
+SHOWN = r"a\x1b[2J\r\nb\u202e\ud800"
+
+
+@pytest.mark.parametrize("kind", [InputError, Diverged])
+def test_errors_are_shown_on_one_line(kind, capsys):
+    with pytest.raises(SystemExit), command.errors_in_one_line():
+        raise kind(HOSTILE)
+    assert capsys.readouterr().err == f"error: {SHOWN}\n"
+
+
+def test_a_full_disk_is_no_bug(capsys):
+    with pytest.raises(SystemExit) as exit_, command.errors_in_one_line():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/\x1b")
+    told = r"error: cannot write out/\x1b (No space left on device); the same command continues when it can"
+    assert (exit_.value.code, capsys.readouterr().err) == (1, told + "\n")
+
+
+def script(body: str, *arguments: str) -> subprocess.CompletedProcess:
+    """A script with a flag --out, as the project's own are."""
+    program = (
+        "from absl import flags, logging\nfrom cusa_jax.command import script\n"
+        "OUT = flags.DEFINE_list('out', [], '')\n"
+        f"def main(argv):\n    {body}\nscript(main)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HOME": "/home/of/mine"},
+    )
+
+
+def test_what_is_logged_and_printed_is_one_line():
+    done = script(f"logging.warning('skipped: %s', {HOSTILE!r}); logging.exception('x'); print('\\udcff')")
+    first, second = done.stderr.splitlines()
+    assert first.endswith(f"] skipped: {SHOWN}")
+    assert second.endswith("] x")
+    assert (done.returncode, done.stdout) == (0, "\\udcff\n")
+
+
+def test_home_is_expanded_in_every_argument():
+    done = script("print(OUT.value, argv[1:])", "--out=~/a,b~/c,d=~/e,~", "~/x", "about ~/y", "z~")
+    assert done.stdout == "['/home/of/mine/a', 'b~/c', 'd=/home/of/mine/e', '/home/of/mine'] " + (
+        "['/home/of/mine/x', 'about ~/y', 'z~']\n"
+    )
+
+
+def test_home_is_expanded_in_the_configuration(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    config = parse(CONFIG)
+    config.data.path, config.teacher.bank, config.init_from = "~/data", "~", "here/~"
+    command._expand_config(config)
+    assert (config.data.path, config.teacher.bank) == ("/home/of/mine/data", "/home/of/mine")
+    assert config.init_from == "here/~"
 
 
 def test_bugs_keep_their_traceback():

@@ -1,6 +1,7 @@
 """The control table: which runs it makes, when it repeats them, and that its intervals are what they say."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from cusa_jax import controls
 from cusa_jax.config import default_config
 from cusa_jax.controls import BASELINE, CELLS, Cell
 from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.splits import Split
-from cusa_jax.evaluation.figures import Figures, mean
-from cusa_jax.evaluation.retrieval import EmbeddedSplit, metrics
-from cusa_jax.models.clip import PRESETS
-from cusa_jax.models.dual_encoder import DualEncoder
+from cusa_jax.evaluation.result import Result
+from cusa_jax.evaluation.retrieval import ScoredSplit, metrics
+from cusa_jax.evaluation.scores import InnerProducts
+from cusa_jax.evaluation.statistics import mean
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_ten_cells_that_differ_in_loss_and_teachers_only(config):
 
 
 def one_figure(values):
-    return Figures("image", (len(values),), {"r_mean": mean(values)})
+    return Result("image", (len(values),), {"r_mean": mean(values)})
 
 
 @pytest.fixture
@@ -66,12 +68,12 @@ def trained(monkeypatch, tmp_path):
         return one_figure(np.array([10.0, 20.0, 60.0]) + shift)
 
     stop = {}
-    monkeypatch.setattr(controls, "train", train)
+    monkeypatch.setattr(controls.finish, "run", train)
     monkeypatch.setattr(controls, "_embed", embed)
-    monkeypatch.setattr(controls, "_embedded", lambda folder: (folder / controls.EMBEDDINGS).read_text())
-    monkeypatch.setattr(controls, "figures", measured)
-    monkeypatch.setattr(controls, "load_model", lambda folder: (DualEncoder(PRESETS["toy"]), None))
-    monkeypatch.setattr(controls, "read_split", lambda config, name, clip: None)
+    monkeypatch.setattr(controls, "_scored", lambda folder: (folder / controls.EMBEDDINGS).read_text())
+    monkeypatch.setattr(controls, "result", measured)
+    monkeypatch.setattr(controls, "load_model", lambda folder: (SimpleNamespace(inputs=None), None))
+    monkeypatch.setattr(controls, "read_split", lambda config, name, inputs: None)
     return asked, stop
 
 
@@ -113,11 +115,10 @@ def test_its_figures_are_the_official_ones():
     caption_image = np.array([0, 0, 0, 1, 2, 2, 3, 4, 4, 5], np.int32)  # not equally many each
     relevance = np.eye(6, dtype=bool)[caption_image] | (rng.random((10, 6)) < 0.3)
     table = CaptionTable([str(n) for n in range(6)], [], ["c"] * 10, caption_image, None)
-    split = Split(table, ["c"] * 10, np.zeros((10, 4), np.int32), relevance)
-    embedded = EmbeddedSplit(
-        np.arange(6, dtype=np.int32), np.arange(10), rng.normal(size=(6, 3)), rng.normal(size=(10, 3))
-    )
-    found, official = controls.figures(embedded, split).values(), metrics(embedded, split)
+    split = Split(table, ["c"] * 10, np.zeros((10, 4), np.int32), relevance, ImageFiles([]))
+    scores = InnerProducts(rng.normal(size=(6, 3)), rng.normal(size=(10, 3)))
+    scored = ScoredSplit(np.arange(6, dtype=np.int32), np.arange(10), scores)
+    found, official = controls.result(scored, split).values(), metrics(scored, split)
     assert found.keys() == {"r_mean", "map_at_r"}
     for name, value in found.items():
         assert value == pytest.approx(official[name])

@@ -3,45 +3,60 @@
 import pytest
 
 from cusa_jax import experiment
-from cusa_jax.config import default_config
+from cusa_jax.config import default_config, typed
 from cusa_jax.errors import InputError
-from cusa_jax.models.clip import PRESETS
+from cusa_jax.keys import Config
 
 
-def config(**changed):
+def config(**changed) -> Config:
     config = default_config()
-    config.update_from_flattened_dict({"batch_size": 512, **changed})
-    return config
+    config.update_from_flattened_dict({"batch_size": 512, "model.name": "toy", **changed})
+    return typed(config)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_built(monkeypatch):
-    monkeypatch.setattr(experiment, "build_model", lambda config: pytest.fail("built a model first"))
+@pytest.fixture
+def nothing_is_built(monkeypatch):
+    monkeypatch.setattr(experiment, "build_student", lambda config: pytest.fail("built a model first"))
 
 
-def test_missing_data(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no such folder or JSON file"):
+def test_missing_data(tmp_path, nothing_is_built):
+    with pytest.raises(InputError, match="nowhere: no such folder or file of captions"):
         experiment.build(config(**{"data.path": str(tmp_path / "nowhere")}))
 
 
-def test_a_missing_split(tmp_path):
+def test_a_missing_split(tmp_path, nothing_is_built):
     (tmp_path / "train.json").write_text("[]")
     with pytest.raises(InputError, match="no captions of split 'val'"):
         experiment.build(config(**{"data.path": str(tmp_path)}))
 
 
-def test_a_batch_that_the_devices_cannot_share():
+def test_a_batch_that_the_devices_cannot_share(nothing_is_built):
     with pytest.raises(InputError, match=r"config\.batch_size=500 does not split over 8 devices"):
         experiment.build(config(batch_size=500))
 
 
 def test_cudnn_where_it_cannot_be(monkeypatch):
-    config = default_config()
-    config.model.attention = "cudnn"
+    wanted = config(**{"model.attention": "cudnn"})
     with pytest.raises(
         InputError, match=r"attention='cudnn' runs on NVIDIA GPUs, and this is cpu; set 'xla'"
     ):
-        experiment.make_model(config, PRESETS["toy"])
+        experiment.build_student(wanted)
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     with pytest.raises(InputError, match=r"'cudnn' computes in bfloat16, and config\.model\.dtype='float32'"):
-        experiment.make_model(config, PRESETS["toy"])
+        experiment.build_student(wanted)
+
+
+def test_a_resnet_is_not_encoded_in_micro_batches():
+    with pytest.raises(InputError, match=r"config\.accumulate=2: the model's batch norms would see parts"):
+        experiment.build_student(config(accumulate=2, **{"model.name": "rn50"}))
+
+
+@pytest.mark.parametrize(
+    ("off", "heads", "expected"),
+    [((), "linear", ("cross", "uni")), (("usa",), "linear", ("cross",)), (("csa", "contrastive"), "linear", ("uni",)),
+     ((), "none", ())],
+)  # fmt: skip
+def test_heads_are_those_that_the_terms_compare(off, heads, expected):
+    weights = {f"loss.{term}.weight": 0.0 for term in off}
+    options = experiment.student_options(config(**weights, **{"model.heads": heads}))
+    assert options.heads == expected

@@ -9,7 +9,6 @@ import grain
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from cusa_jax import sharding, step
 from cusa_jax.checkpoint import Checkpoints
@@ -108,7 +107,9 @@ def test_evaluation_uses_the_running_statistics():
 def test_checkpoints_keep_the_state(tower, tmp_path):
     state = jax.tree.map(jax.numpy.asarray, trained(tower, 1)[0])
     batches = iter(grain.MapDataset.range(3).to_iter_dataset())
-    with contextlib.closing(Checkpoints(tmp_path, ConfigDict({"seed": 1}).to_dict(), keep=1)) as checkpoints:
+    with contextlib.closing(
+        Checkpoints(tmp_path, {"config": default_config().to_dict()}, keep=1)
+    ) as checkpoints:
         checkpoints.save(state, batches, {"best": {}})
         checkpoints.save_best(1, state, {"r_mean": 1.0})
         checkpoints.wait()

@@ -15,16 +15,21 @@ from PIL import Image
 
 from cusa_jax import sharding
 from cusa_jax.checkpoint import Checkpoints
-from cusa_jax.config import default_config
+from cusa_jax.config import default_config, typed
 from cusa_jax.data.images import load_image, normalise
 from cusa_jax.data.tokenize import ClipTokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
-from cusa_jax.experiment import build_model
-from cusa_jax.scalars import specifications
+from cusa_jax.experiment import build_student
+from cusa_jax.models import clip
+from cusa_jax.models.clip import PRESETS
+from cusa_jax.models.families import describe
+from cusa_jax.models.student import Options
+from cusa_jax.scalars import init, specifications
 from cusa_jax.search.index import fingerprint
 from cusa_jax.types import TrainState
-from cusa_jax.weights.formats import load_model
+from cusa_jax.weights.formats import load_model, write_weights
+from cusa_jax.weights.hub import Weights
 
 ROOT = Path(__file__).parent.parent
 TEXT = "a red wedge"
@@ -36,14 +41,13 @@ def trained(tmp_path_factory):
     config = default_config()
     config.model.name = "toy"
     workdir = tmp_path_factory.mktemp("run") / "run"
-    model, variables = build_model(config)
-    taus = {name: jax.numpy.float32(spec.init) for name, spec in specifications(config.loss).items()}
-    state = TrainState(jax.numpy.int32(3), {"model": variables["params"], "taus": taus}, {}, ())
-    described = {"config": config.to_dict(), "clip": dataclasses.asdict(model.clip)}
+    student, variables, _ = build_student(typed(config))
+    params = {"model": variables["params"], "scalars": init(specifications(config.loss))}
+    described = {"config": config.to_dict(), **describe(student.family, student.sizes)}
     checkpoints = Checkpoints(workdir, described, 1)
-    checkpoints.save_best(3, state, {"r_mean": 1.0})
+    checkpoints.save_best(3, TrainState(jax.numpy.int32(3), params, {}, ()), {"r_mean": 1.0})
     checkpoints.close()
-    return workdir, model, jax.device_get(variables)
+    return workdir, student, jax.device_get(variables)
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +60,17 @@ def photos(tmp_path_factory):
     return folder
 
 
-def embeddings(model, variables, photos, text):
+def embeddings(student, variables, photos, text):
     """Of the photos and of the text, one by one, by the model itself."""
 
-    variables = jax.tree.map(jax.numpy.asarray, variables)
-
     @functools.partial(jax.jit, static_argnums=0)
-    def apply(method, x):
-        return model.apply(variables, x, method=method)
+    def embed(side, rows):
+        return student.embed(variables, side, rows)
 
-    pixels = [load_image(path, 32) for path in sorted(photos.glob("*.png"))]
-    images = [apply("encode_image", normalise(picture[None])) for picture in pixels]
-    texts = [apply("encode_text", ClipTokenizer()([text])[0])]
+    variables = jax.tree.map(jax.numpy.asarray, variables)
+    pixels = [load_image(path, student.inputs.image) for path in sorted(photos.glob("*.png"))]
+    images = [embed("image", normalise(picture[None])) for picture in pixels]
+    texts = [embed("text", ClipTokenizer()([text])[0])]
     both = [np.concatenate([np.asarray(pair[head], np.float64) for pair in rows])
             for rows in (images, texts) for head in (0, 1)]  # fmt: skip
     return [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in both]
@@ -84,9 +87,9 @@ def test_a_fingerprint_is_of_every_bit_of_the_model(trained):
     _, model, variables = trained
     copy = jax.tree.map(np.array, variables)
     assert fingerprint(model, copy) == fingerprint(model, variables)
-    assert fingerprint(dataclasses.replace(model, dtype=jax.numpy.bfloat16), copy) != fingerprint(
-        model, variables
-    )
+    darker = dataclasses.replace(model.sizes, mean=(0.4, 0.4, 0.4))
+    for other in (clip.student(darker, Options()), clip.student(model.sizes, Options(heads=("cross",)))):
+        assert fingerprint(other, copy) != fingerprint(model, variables)
     copy["params"]["cross_text"]["ln"]["bias"][5] = 1e-30
     assert fingerprint(model, copy) != fingerprint(model, variables)
 
@@ -95,7 +98,7 @@ def test_batches_of_any_size_give_each_rows_own_embedding(trained, photos):
     _, model, variables = trained
     encoder = Encoder(model, sharding.make_mesh(), 3)
     assert encoder.batch_size == 8  # a row on each device
-    pixels = np.stack([load_image(path, 32) for path in sorted(photos.glob("*.png"))])
+    pixels = np.stack([load_image(path, model.inputs.image) for path in sorted(photos.glob("*.png"))])
     tokens, _ = ClipTokenizer()([TEXT])
     found = [*encoder.images(variables, pixels), *encoder.texts(variables, tokens)]
     for ours, expected in zip(found, embeddings(model, variables, photos, TEXT), strict=True):
@@ -131,9 +134,21 @@ def test_the_command_finds_what_the_model_scores_highest(trained, photos, tmp_pa
     assert page.read_text().count("<img") == 6
 
 
-def search(*arguments) -> subprocess.CompletedProcess:
+def test_a_model_of_another_vocabulary_cannot_search(photos, tmp_path):
+    student = clip.student(dataclasses.replace(PRESETS["toy"], vocab_size=32000), Options(heads=()))
+    weights = Weights("clip", student.sizes, jax.device_get(jax.jit(student.init)(jax.random.key(0))))
+    write_weights(tmp_path / "other.safetensors", weights)
+    arguments = ["index", photos, f"--checkpoint={tmp_path}/other.safetensors", f"--out={tmp_path}/index"]
+    done = search(*arguments, fails=True)
+    assert done.stderr.startswith(
+        f"error: {tmp_path}/other.safetensors: the model has 32000 token ids, CLIP's"
+    )
+    assert not (tmp_path / "index").exists()
+
+
+def search(*arguments, fails: bool = False) -> subprocess.CompletedProcess:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "scripts/search.py", *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == (2 if fails else 0), done.stderr
     return done

@@ -112,10 +112,10 @@ def test_a_run_leaves_metrics_checkpoints_and_results(undisturbed):
     best = max(validated, key=lambda line: line["r_mean"])
     results = json.loads((undisturbed / "results.json").read_text())
     assert (results["best_step"], results["val_r_mean"]) == (best["step"], best["r_mean"])
-    assert {"txt_r1", "img_r10", "map_at_r", "img_exact_r1"} <= results["test"].keys()
+    assert {"i2t_r1", "t2i_r10", "map_at_r", "t2i_exact_r1"} <= results["test"].keys()
     assert list((undisturbed / "tensorboard").glob("events*"))
     report = (undisturbed / "report.html").read_text()
-    assert f"{results['test']['txt_r1']:.2f}" in report
+    assert f"{results['test']['i2t_r1']:.2f}" in report
     assert "Captions with captions (USA): r = " in report
     assert report.count('<div class="query ') == 12
 
@@ -157,6 +157,20 @@ def test_stopped_by_sigterm_then_damaged_it_falls_back_and_ends_bit_identical(tm
     for step in steps[1:]:
         assert f"checkpoints/{step} is damaged" in done.stderr
         assert (workdir / "damaged" / str(step)).is_dir()
+    assert_same_end(workdir, undisturbed)
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_ends_bit_identical(tmp_path, data, undisturbed):
+    """The limit of a file's size stands for the disk: Orbax's files come to it, and what is smaller is written."""
+    workdir = tmp_path / "full"
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 100; exec "$@"', "-", *command(workdir, data)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert f"{workdir}: cannot be written to (File too large); what was saved last is kept" in one_line(done)
+    assert "step 4/" in done.stdout
+    done = run(workdir, data)
+    assert done.returncode == 0, done.stderr
     assert_same_end(workdir, undisturbed)
 
 

@@ -1,5 +1,6 @@
 """The loss terms with their gradients, dense against tiled: time, memory, and how far apart they are."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -29,21 +30,19 @@ def row(loss: Any, batch: int, *, width: int, tile: int, dense: bool, repeats: i
     }  # fmt: skip
     calls = {name: functools.partial(function, *arguments) for name, function in compiled.items()}
     times = measure.time_rounds(calls, repeats) if repeats else {}
-    found: Row = {"batch": batch, "width": width}
+    columns: Row = {"batch": batch, "width": width}
     for name in ("dense", "tiled"):
         time = times.get(name, Time())
-        found |= {f"{name} s": time.seconds, f"{name} ± s": time.spread}
-        found[f"{name} MiB"] = measure.peak_mebibytes(compiled[name]) if name in compiled else np.nan
-    found["time ratio"] = found["tiled s"] / found["dense s"]
-    found["max error"] = _max_error(calls["tiled"](), calls["dense"]()) if dense and repeats else np.nan
-    return found
+        columns |= {f"{name} s": time.seconds, f"{name} ± s": time.spread}
+        columns[f"{name} MiB"] = measure.peak_mebibytes(compiled[name]) if name in compiled else np.nan
+    columns["time ratio"] = columns["tiled s"] / columns["dense s"]
+    columns["max error"] = _max_error(calls["tiled"](), calls["dense"]()) if dense and repeats else np.nan
+    return columns
 
 
 def with_tile(loss: Any, side: int) -> Any:
     """`config.loss` computed in tiles of `side`; 0 is dense."""
-    loss = loss.copy_and_resolve_references()
-    loss.tile = side
-    return loss
+    return dataclasses.replace(loss, tile=side)
 
 
 def _of_features(student: jax.Array, teacher: jax.Array, ids: jax.Array, values: Any, loss: Any) -> jax.Array:

@@ -12,8 +12,8 @@ from cusa_jax import sharding
 from cusa_jax.benchmark import measure, synthetic
 from cusa_jax.benchmark.losses import with_tile
 from cusa_jax.benchmark.measure import Row, Time
-from cusa_jax.benchmark.synthetic import Sizes, Source
-from cusa_jax.config import LOSSES, check_loss, with_argument
+from cusa_jax.benchmark.synthetic import Features, Sizes
+from cusa_jax.config import LOSSES, check_loss, typed, with_argument
 from cusa_jax.errors import InputError
 from cusa_jax.experiment import check_batch, make_recipe, student_options
 from cusa_jax.models import families
@@ -27,8 +27,8 @@ class Variant:
     """losses: of `config.LOSSES`. image, text: where the teachers' features come from."""
 
     losses: str
-    image: Source | None = None
-    text: Source | None = None
+    image: Features | None = None
+    text: Features | None = None
 
 
 VARIANTS = {
@@ -84,7 +84,7 @@ class Plan:
 
 def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
     """Raises InputError where `config` lacks a loss of the variant, or its batch does not split as it asks for."""
-    config = with_argument(config.copy_and_resolve_references(), f"loss={variant.losses}")
+    config = typed(with_argument(config.copy_and_resolve_references(), f"loss={variant.losses}"))
     mesh = sharding.make_mesh(config.sharding.fsdp)
     check_loss(config)
     check_batch(config, mesh)
@@ -96,7 +96,7 @@ def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
     options = student_options(config)
     student = families.make(family, sizes_of_model, options)
     plain = families.make(family, sizes_of_model, dataclasses.replace(options, remat=False, attention="xla"))
-    teachers = synthetic.teachers(config, variant.image, variant.text, sizes, mesh)
+    teachers, teacher_shapes = synthetic.teachers(config, variant.image, variant.text, sizes, mesh)
     recipe = make_recipe(config, student, teachers, np.full(1000, config.optim.lr), mesh)
     inputs = functools.partial(
         synthetic.batch, config.batch_size, student.inputs, sizes, variant.image, variant.text
@@ -106,7 +106,7 @@ def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), jax.eval_shape(inputs)
     )
-    return Plan(recipe, plain, (state, synthetic.shapes(teachers, mesh), batch), inputs)
+    return Plan(recipe, plain, (state, teacher_shapes, batch), inputs)
 
 
 def started(config: Any, name: str, sizes: Sizes) -> Callable[[], dict[str, jax.Array]]:

@@ -2,24 +2,25 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cusa_jax import sharding
-from cusa_jax.models.clip import ClipConfig
-from cusa_jax.teachers import own
-from cusa_jax.teachers.live import unicom_teacher
-from cusa_jax.teachers.mpnet import MPNet, MPNetConfig
+from cusa_jax.inputs import Inputs, Regions
+from cusa_jax.teachers import checkpoints
+from cusa_jax.teachers.live import mpnet_encoder, unicom_teacher
+from cusa_jax.teachers.mpnet import MPNetConfig
 from cusa_jax.teachers.projection import narrowed, projected_width
 from cusa_jax.teachers.stored import look_up
-from cusa_jax.teachers.text import pool
+from cusa_jax.teachers.text import sentence_features
 from cusa_jax.teachers.unicom import UnicomConfig
 from cusa_jax.types import Batch, Params, Teacher, Teachers
 
-Source = Literal["bank", "live"]
+# Where a teacher's features come from.
+Features = Literal["bank", "live"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ TEACHERS = {
 }  # fmt: skip
 
 
-def batch(rows: int, clip: ClipConfig, sizes: Sizes, image: Source | None, text: Source | None) -> Batch:
-    """`rows` samples on device, with the inputs of live teachers where these are. Traceable."""
+def batch(rows: int, inputs: Inputs, sizes: Sizes, image: Features | None, text: Features | None) -> Batch:
+    """`rows` samples on device for a student of these inputs, and those of live teachers. Traceable."""
     keys = iter(jax.random.split(jax.random.key(0), 4))
 
     def pixels(size: int) -> jax.Array:
@@ -61,11 +62,14 @@ def batch(rows: int, clip: ClipConfig, sizes: Sizes, image: Source | None, text:
         return jax.random.randint(next(keys), (rows, length), 2, vocabulary)
 
     ids = tokens(sizes.text.vocab_size, sizes.teacher_tokens)
-    own_pixels = image == "live" and sizes.image.image_size != clip.image_size
+    student = inputs.image
+    own_pixels = image == "live" and (isinstance(student, Regions) or student.size != sizes.image.image_size)
     numbers = jnp.arange(rows)
     return Batch(
-        image=pixels(clip.image_size),
-        tokens=tokens(clip.vocab_size, min(sizes.student_tokens, clip.context_length)),
+        image=jax.random.normal(next(keys), (rows, student.count, student.width))
+        if isinstance(student, Regions)
+        else pixels(student.size),
+        tokens=tokens(inputs.text.vocab_size, min(sizes.student_tokens, inputs.text.length)),
         image_index=numbers,
         caption_index=numbers,
         teacher_index_image=numbers,
@@ -76,20 +80,29 @@ def batch(rows: int, clip: ClipConfig, sizes: Sizes, image: Source | None, text:
 
 
 def teachers(
-    config: Any, image: Source | None, text: Source | None, sizes: Sizes, mesh: Mesh
-) -> Teachers | None:
-    """Teachers whose params are shapes, to be filled by `draw`; None where `image` is."""
+    config: Any, image: Features | None, text: Features | None, sizes: Sizes, mesh: Mesh
+) -> tuple[Teachers, Params] | tuple[None, None]:
+    """Teachers, and the shapes of their parameters {'image': …, 'text': …} on the mesh, to be filled by `draw`.
+
+    (None, None) where `image` is None.
+    """
     if image is None:
-        return None
-    unicom, mpnet = sizes.image, sizes.text
-    return Teachers(
-        image=narrowed(_live_image(unicom, config), config.teacher.width, mesh)
-        if image == "live"
-        else _bank(config, mesh, unicom.patches * unicom.dim),
-        text=narrowed(_live_text(mpnet, config), config.teacher.width, mesh)
-        if text == "live"
-        else _bank(config, mesh, mpnet.hidden_size),
-    )
+        return None, None
+    unicom, mpnet, dtype = sizes.image, sizes.text, jnp.dtype(config.teacher.dtype)
+    encoder = sentence_features(mpnet_encoder(mpnet, dtype), "mean")
+    live = {"image": unicom_teacher("image", unicom, dtype), "text": Teacher("text", encoder, "text")}
+    live_shapes = {"image": _shapes("unicom", unicom), "text": _shapes("mpnet", mpnet)}
+    widths = {"image": unicom.patches * unicom.dim, "text": mpnet.hidden_size}
+
+    def one(side: str, origin: Features | None) -> tuple[Teacher, Params]:
+        if origin != "live":
+            return _bank(config, mesh, widths[side])
+        shapes = sharding.abstract_params(live_shapes[side], mesh)
+        return narrowed(live[side], config.teacher.width, mesh), shapes
+
+    image_teacher, image_shapes = one("image", image)
+    text_teacher, text_shapes = one("text", text)
+    return Teachers(image_teacher, text_teacher), {"image": image_shapes, "text": text_shapes}
 
 
 def draw(shapes: Params) -> Params:
@@ -103,39 +116,14 @@ def draw(shapes: Params) -> Params:
     return jax.tree.unflatten(tree, drawn)
 
 
-def shapes(teachers: Teachers | None, mesh: Mesh) -> Params:
-    """Their parameters {'image': …, 'text': …} on the mesh as ShapeDtypeStructs; None without teachers."""
-    if teachers is None:
-        return None
-    return {
-        side: sharding.abstract_params(teacher.params, mesh) if teacher.inputs != "index" else teacher.params
-        for side, teacher in (("image", teachers.image), ("text", teachers.text))
-    }
+def _shapes(model_type: str, sizes: Any) -> Params:
+    return jax.eval_shape(functools.partial(checkpoints.FORMATS[model_type].init, sizes))
 
 
-def _live_image(sizes: UnicomConfig, config: Any) -> Teacher:
-    return unicom_teacher("image", sizes, _shapes("unicom", sizes), jnp.dtype(config.teacher.dtype))
-
-
-def _live_text(sizes: MPNetConfig, config: Any) -> Teacher:
-    mpnet = MPNet(sizes, jnp.dtype(config.teacher.dtype))
-
-    def encode(params: Params, inputs: dict[str, jax.Array]) -> jax.Array:
-        mask = inputs["attention_mask"]
-        states = cast(jax.Array, mpnet.apply({"params": params}, inputs["input_ids"], mask))
-        return pool(states, mask, "mean")
-
-    return Teacher("text", _shapes("mpnet", sizes), encode, "text")
-
-
-def _shapes(family: str, sizes: Any) -> Params:
-    return jax.eval_shape(functools.partial(own.FAMILIES[family].init, sizes))
-
-
-def _bank(config: Any, mesh: Mesh, width: int) -> Teacher:
-    """With a row for each sample of a batch: more change nothing in the time, and add only themselves to the memory."""
+def _bank(config: Any, mesh: Mesh, width: int) -> tuple[Teacher, Params]:
+    """A bank with a row for each sample of a batch: more rows would cost memory for themselves, and no time."""
     rows = sharding.round_up(config.batch_size, mesh.size)
     shape = rows, projected_width(width, config.teacher.width)
     dtype = jnp.dtype(config.teacher.stored_dtype or "float32")
     table = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch_sharding(mesh))
-    return Teacher("bank", table, functools.partial(look_up, mesh=mesh), "index")
+    return Teacher("bank", functools.partial(look_up, mesh=mesh), "index"), table

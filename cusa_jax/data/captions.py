@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from absl import logging
 
-from cusa_jax.data.caption_files import Row, find_captions, read_rows
-from cusa_jax.data.images import ImageFiles, ImageReader
+from cusa_jax.data.layouts import Layout, Row, find_captions, read_rows
 from cusa_jax.errors import InputError
 
 MAX_WORDS = 64
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PUNCTUATION_TO_SPACE = str.maketrans(dict.fromkeys(",.'!?\"()*#:;~-/", " "))
 
 
@@ -24,12 +24,11 @@ class CaptionTable:
     """One split: M images, N captions, any number of captions per image.
 
     image_ids: M ids, in order of first appearance in the file.
-    image_paths: M absolute paths; whether they exist is found out when they are read.
+    image_paths: M absolute paths; whether there are images is found out when they are read.
     captions: N captions as written.
     caption_image: int32 [N], the number of each caption's image.
     caption_ids: int64 [N], ids of the captions (COCO annotation ids, Karpathy's `sentid`); None unless
         every caption has one.
-    prepared: reads images that were preprocessed beforehand (`prepared.py`); None reads the files.
     """
 
     image_ids: list[str]
@@ -37,12 +36,6 @@ class CaptionTable:
     captions: list[str]
     caption_image: np.ndarray
     caption_ids: np.ndarray | None
-    prepared: ImageReader | None = None
-
-    @property
-    def read_image(self) -> ImageReader:
-        """Images by number."""
-        return self.prepared or ImageFiles(self.image_paths)
 
     @property
     def image_names(self) -> list[str]:
@@ -60,35 +53,26 @@ class CaptionTable:
         return zlib.crc32(content)
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """A split ready for the encoders.
-
-    captions: the cleaned texts, as student and teacher read them. tokens: int32 [N, L] CLIP ids, padding cut to
-    a length bucket. relevance: bool [N, M] or None, whether image m satisfies caption n, annotated or not.
-    """
-
-    table: CaptionTable
-    captions: list[str]
-    tokens: np.ndarray
-    relevance: np.ndarray | None
-
-
 def read_captions(path: str | Path, split: str, *, image_root: str | Path = "") -> CaptionTable:
     """Read one split of a dataset, in the order of the file.
 
     Args:
-      path: a JSON file, or a folder that holds one (`find_captions` says under which names).
+      path: a file of one of `LAYOUTS`, or a folder that holds one under a name that its layout looks for.
         A file in a one-split layout is read as it is; `split` then only serves messages.
       split: 'train', 'val' or 'test'; Karpathy's 'train' is train and restval together.
-      image_root: folder the image paths are relative to; the JSON's own folder if empty.
+      image_root: folder the image paths are relative to; the file's own folder if empty.
 
     Raises:
-      InputError: file or split missing or empty, JSON broken, a row of no known layout, an image id with
-        two paths, or a caption id given twice.
+      InputError: file or split missing or empty, file broken, a row of no known layout, an image id with two paths,
+        an image with two ids, a caption id given twice, or text that is none.
     """
-    file = find_captions(Path(path), split)
-    return _table(file, split, read_rows(file, split, Path(image_root or file.parent).resolve()))
+    return read_table(find_captions(Path(path), split), split, image_root)[0]
+
+
+def read_table(file: Path, split: str, image_root: str | Path = "") -> tuple[CaptionTable, Layout]:
+    """As `read_captions`, of a file, with its layout."""
+    layout, rows = read_rows(file, split, Path(image_root or file.parent).resolve())
+    return _table(file, split, rows), layout
 
 
 def clean_caption(text: str) -> str:
@@ -120,6 +104,7 @@ def _table(file: Path, split: str, rows: Iterable[Row]) -> CaptionTable:
     caption_image: list[int] = []
     row_of_id: dict[int, str] = {}
     for row in rows:
+        _check_text(file, row)
         number = image_number.setdefault(row.image_id, len(image_paths))
         if number == len(image_paths):
             image_paths.append(row.image_path)
@@ -135,16 +120,11 @@ def _table(file: Path, split: str, rows: Iterable[Row]) -> CaptionTable:
                     f"{file}: {row.where}: caption_id {row.caption_id} is already that of {first}"
                 )
             row_of_id[row.caption_id] = row.where
-        try:
-            row.caption.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{file}: {row.where}: the caption is not valid Unicode ({error.reason})"
-            ) from error
         captions.append(row.caption)
         caption_image.append(number)
     if not captions:
         raise InputError(f"{file}: no captions of split '{split}'")
+    _check_one_id_an_image(file, list(image_number), image_paths)
     return CaptionTable(
         image_ids=list(image_number),
         image_paths=image_paths,
@@ -152,3 +132,36 @@ def _table(file: Path, split: str, rows: Iterable[Row]) -> CaptionTable:
         caption_image=np.array(caption_image, np.int32),
         caption_ids=np.array(list(row_of_id), np.int64) if len(row_of_id) == len(captions) else None,
     )
+
+
+def _check_text(file: Path, row: Row) -> None:
+    """Raises InputError for what is no text, and for ids and paths that would garble a terminal."""
+    texts = {
+        "the caption": row.caption,
+        "the image's id": row.image_id,
+        "the image's path": str(row.image_path),
+    }
+    for name, text in texts.items():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{file}: {row.where}: {name} is not valid Unicode ({error.reason})") from error
+        if name != "the caption" and _CONTROL.search(text):
+            raise InputError(f"{file}: {row.where}: {name} has control characters in it, {text!r}")
+
+
+def _check_one_id_an_image(file: Path, image_ids: list[str], image_paths: list[Path]) -> None:
+    """Raises InputError where ids are those of captions, say: each caption's own image would count as wrong for the
+    other captions of the same image."""
+    first: dict[Path, str] = {}
+    again = [
+        (first[path], id_, path)
+        for id_, path in zip(image_ids, image_paths, strict=True)
+        if first.setdefault(path, id_) != id_
+    ]
+    if again:
+        one, other, path = again[0]
+        raise InputError(
+            f"{file}: several ids for the same image, {len(image_ids)} for {len(first)} files (such as '{one}' and "
+            f"'{other}' for {path}): give all captions of an image the same image_id"
+        )

@@ -1,29 +1,35 @@
-"""CLIP's image preprocessing, bit for bit what the reference feeds its model.
+"""Image files to pixels, bit for bit what CLIP's reference feeds its model where that is asked for.
 
-The host resizes and crops with Pillow and keeps uint8; the device normalises. Sources: reference
-clip/clip.py:79 (`_transform`) and torchvision's Resize and CenterCrop, whose rounding is kept.
+The host resizes with Pillow and keeps uint8; the device normalises. Sources: reference clip/clip.py:79
+(`_transform`) and torchvision's Resize and CenterCrop, whose rounding is kept.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import os
+import stat
 from pathlib import Path
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.typing import ArrayLike, DTypeLike
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import CLIP_MEAN, CLIP_STD, Pixels, Resampling
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# Bitmaps only. Pillow would also take formats that it hands to other programs (EPS to Ghostscript).
 MAX_ELONGATION = 200
+# Bitmaps only. Pillow would also take formats that it hands to other programs (EPS to Ghostscript).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+_RESAMPLING: dict[Resampling, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+}
 
 
 def image_suffixes() -> frozenset[str]:
@@ -34,13 +40,18 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in _FORMATS)
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """Decode an image file to RGB. EXIF orientation is ignored, as the reference does.
+def open_image(path: str | Path, as_shown: bool = False) -> Image.Image:
+    """Decode an image file to RGB.
+
+    as_shown: as viewers show it, upright by its EXIF orientation and on white where it is transparent. Without, both
+      are ignored, as the reference does.
 
     Raises:
       InputError: the file is missing, truncated, too large or too long for its width to be honest, or not an image.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a named pipe would wait for ever
+            raise ValueError("no regular file")
         with Image.open(path, formats=_FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 logging.warning(
@@ -48,47 +59,47 @@ def open_image(path: str | Path) -> Image.Image:
                 )
             if max(image.size) > MAX_ELONGATION * min(image.size):  # would be resized to millions of pixels
                 raise ValueError(f"{image.width}x{image.height} pixels")
-            return image.convert("RGB")
+            return _as_shown(image) if as_shown else image.convert("RGB")
     except FileNotFoundError as error:
         raise InputError(f"{path}: image not found; check data.path and data.image_root") from error
     except Exception as error:  # a corrupt file can make Pillow's decoders raise almost anything
         raise InputError(f"{path}: not a readable image ({error})") from error
 
 
-def preprocess(image: Image.Image, size: int) -> np.ndarray:
-    """RGB, bicubic resize of the short side to `size`, centre crop: uint8 [size, size, 3].
+def _as_shown(image: Image.Image) -> Image.Image:
+    # A photo whose EXIF data are damaged is still a photo.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def preprocess(image: Image.Image, pixels: Pixels) -> np.ndarray:
+    """RGB at the size of `pixels`: uint8 [size, size, 3]."""
+    image, resampling = image.convert("RGB"), _RESAMPLING[pixels.resampling]
+    if pixels.resize == "squash":
+        return np.asarray(image.resize((pixels.size, pixels.size), resampling))
+    return np.asarray(_crop(image, pixels.size, resampling))
+
+
+def _crop(image: Image.Image, size: int, resampling: Image.Resampling) -> Image.Image:
+    """The short side at `size`, then the central square.
 
     The long side is truncated, int(size * long / short), and the crop offset rounded half to even.
     """
-    image = image.convert("RGB")
     short = min(image.size)
     width, height = (int(size * side / short) for side in image.size)
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.resize((width, height), resampling)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    return image.crop((left, top, left + size, top + size))
 
 
-def load_image(path: str | Path, size: int) -> np.ndarray:
+def load_image(path: str | Path, pixels: Pixels) -> np.ndarray:
     """`preprocess` of an image file: uint8 [size, size, 3]. Errors as in `open_image`."""
-    return preprocess(open_image(path), size)
-
-
-class ImageReader(Protocol):
-    """Reads an image by its number at one or more sizes: uint8 [size, size, 3] each. Errors as in `open_image`."""
-
-    def __call__(self, image: int, *sizes: int) -> list[np.ndarray]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageFiles:
-    """The reader of image files: image n is the file paths[n], decoded once for all sizes."""
-
-    paths: list[Path]
-
-    def __call__(self, image: int, *sizes: int) -> list[np.ndarray]:
-        picture = open_image(self.paths[image])
-        return [preprocess(picture, size) for size in sizes]
+    return preprocess(open_image(path), pixels)
 
 
 def normalise(

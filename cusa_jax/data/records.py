@@ -6,10 +6,10 @@ any other program; TensorFlow is not needed. Importing this takes a second, so i
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +22,10 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
-from cusa_jax.data.captions import CaptionTable
-from cusa_jax.data.images import load_image
 from cusa_jax.data.prefetch import OnBadImage, decode_all, threads_per_worker
+from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Pixels
 
 SHARD_BYTES = 256 * 2**20  # of pixels; what a kill can cost
 _NAME, _VERSION = "captioned_images", "1.0.0"
@@ -34,32 +34,12 @@ _CHECKSUMS = "checksums.json"
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """The images of one split: what a record holds is a function of this and of the image's number.
-
-    tokens: int32 [N, L] of the captions.
-    """
-
-    table: CaptionTable
-    captions: list[str]
-    tokens: np.ndarray
-
-    def captions_of(self, image: int) -> np.ndarray:
-        """int [k], numbers of the captions of an image, in their order."""
-        order, ends = self._by_image
-        return order[ends[image] : ends[image + 1]]
-
-    @functools.cached_property
-    def _by_image(self) -> tuple[np.ndarray, np.ndarray]:
-        counts = np.bincount(self.table.caption_image, minlength=len(self.table.image_ids))
-        return np.argsort(self.table.caption_image, kind="stable"), np.concatenate([[0], np.cumsum(counts)])
-
-
 def write(
-    folder: Path, splits: Mapping[str, Images], *, image_size: int, on_bad_image: OnBadImage = "error"
+    folder: Path, splits: Mapping[str, Split], pixels: Pixels, *, on_bad_image: OnBadImage = "error"
 ) -> None:
     """Writes the dataset to `folder`; after a kill, goes on behind the last finished file.
+
+    splits: their tokens are equally wide.
 
     Finished files are read back and compared with the checksum of what was to be written; where the dataset is
     there already, this is all that happens. on_bad_image: 'skip' stores the message in place of the pixels.
@@ -72,9 +52,9 @@ def write(
         return
     shutil.rmtree(folder / _NAME, ignore_errors=True)  # what a killed run left are links to the staged files
     staging = _Staging(folder / "staging")
-    total = sum(len(split.table.image_ids) for split in splits.values())
+    total = sum(len(split.images) for split in splits.values())
     with tqdm(total=total, unit=" images", desc="preparing", mininterval=1) as progress:
-        builder = _Builder(folder, splits, image_size, on_bad_image, staging, progress)
+        builder = _Builder(folder, splits, pixels, on_bad_image, staging, progress)
         empty = str(staging.folder / "nothing")  # is downloaded, but tensorflow-datasets wants the folders
         builder.download_and_prepare(
             download_dir=empty, download_config=tfds.download.DownloadConfig(extract_dir=empty)
@@ -94,6 +74,13 @@ def open_records(folder: Path, split: str) -> Callable[[int], dict[str, Any]]:
     return lambda image: wanted.deserialize_example_np(source[image])
 
 
+class _Info(tfds.core.DatasetInfo):
+    """The description of a dataset that nobody has published."""
+
+    def initialize_from_bucket(self) -> None:
+        """Looks nothing up; the original leaves a folder in the temporary directory each time."""
+
+
 class _Builder(tfds.core.ShardBasedBuilder):
     """The dataset of tensorflow-datasets."""
 
@@ -103,27 +90,25 @@ class _Builder(tfds.core.ShardBasedBuilder):
     def __init__(
         self,
         folder: Path,
-        splits: Mapping[str, Images],
-        image_size: int,
+        splits: Mapping[str, Split],
+        pixels: Pixels,
         on_bad_image: OnBadImage,
         staging: _Staging,
         progress: tqdm,
     ):
-        self._splits, self._image_size, self._on_bad_image = splits, image_size, on_bad_image
+        self._splits, self._pixels, self._on_bad_image = splits, pixels, on_bad_image
         self._staging, self._progress = staging, progress
         super().__init__(data_dir=folder, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features
         (length,) = {split.tokens.shape[1] for split in self._splits.values()}
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             features=features.FeaturesDict(
                 {
                     "image_id": features.Text(),
-                    "pixels": features.Tensor(
-                        shape=(self._image_size, self._image_size, 3), dtype=np.uint8, encoding="bytes"
-                    ),
+                    "pixels": features.Tensor(shape=self._pixels.shape, dtype=np.uint8, encoding="bytes"),
                     "captions": features.Sequence(features.Text()),
                     "tokens": features.Tensor(shape=(None, length), dtype=np.int32),
                     "error": features.Text(),  # "" or why the image cannot be read
@@ -139,8 +124,8 @@ class _Builder(tfds.core.ShardBasedBuilder):
         return self._staging
 
     def _shards(self, name: str) -> Iterator[Callable[[], Iterator[tuple[int, Any]]]]:
-        images = len(self._splits[name].table.image_ids)
-        per_shard = max(1, SHARD_BYTES // (3 * self._image_size**2))
+        images = len(self._splits[name].images)
+        per_shard = max(1, SHARD_BYTES // math.prod(self._pixels.shape))
         starts = range(0, images, per_shard)
         for number, start in enumerate(starts):
             numbers = range(start, min(start + per_shard, images))
@@ -156,14 +141,15 @@ class _Builder(tfds.core.ShardBasedBuilder):
             return
 
         def load(number: int) -> np.ndarray:
-            pixels = load_image(split.table.image_paths[number], self._image_size)
+            (pixels,) = split.images.read(number, self._pixels)
             self._progress.update()
             return pixels
 
-        nothing = np.zeros((self._image_size, self._image_size, 3), np.uint8)
+        captions_of = _by_image(split.table.caption_image, len(split.images))
+        nothing = np.zeros(self._pixels.shape, np.uint8)
         for number, result in decode_all(load, numbers, self._on_bad_image, threads_per_worker(0)).items():
             failed = isinstance(result, InputError)
-            captions = split.captions_of(number)
+            captions = captions_of[number]
             example = {
                 "image_id": split.table.image_ids[number],
                 "pixels": nothing if failed else result,
@@ -208,6 +194,12 @@ class _Staging(tfds.core.ExampleWriter):
             self.checksums[file] = intended.hexdigest()
             (self.folder / f"{file}.sha256").write_text(self.checksums[file])
         os.link(staged, path)
+
+
+def _by_image(caption_image: np.ndarray, images: int) -> list[np.ndarray]:
+    """Numbers of the captions of each image, in their order."""
+    order = np.argsort(caption_image, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(caption_image, minlength=images))[:-1])
 
 
 def _checksum(file: Path) -> str | None:

@@ -1,36 +1,70 @@
 """From a dataset's files to splits ready for the encoders: cleaned, tokenised, exact relevance where it is known."""
 
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
-from cusa_jax.data.captions import CaptionTable, Split, clean_captions, read_captions
-from cusa_jax.data.prepared import is_prepared, read_prepared
-from cusa_jax.data.tokenize import ClipTokenizer, text_length_bucket, text_lengths
+from cusa_jax.data import world
+from cusa_jax.data.captions import CaptionTable, clean_captions, read_table
+from cusa_jax.data.layouts import find_captions
+from cusa_jax.data.layouts.prepared import is_prepared
+from cusa_jax.data.sources import ImageFiles, ImageSource
+from cusa_jax.data.tokenize import fitted, tokenizer
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Inputs
+
+SPLITS = ("train", "val", "test")
 
 
-def load_split(
-    path: str, split: str, *, image_root: str, context_length: int, image_size: int | None = None
-) -> Split:
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split ready for the encoders.
+
+    captions: the cleaned texts, as student and teacher read them. tokens: int32 [N, L] ids of the student's
+    vocabulary. relevance: bool [N, M] or None, whether image m satisfies caption n, annotated or not.
+    images: the M images.
+    """
+
+    table: CaptionTable
+    captions: list[str]
+    tokens: np.ndarray
+    relevance: np.ndarray | None
+    images: ImageSource
+
+
+def provide(path: str, world_sizes: Mapping[str, int]) -> None:
+    """Sees to it that there are three splits at `path`, before anything that takes long.
+
+    world_sizes: images a split of the embedded world, which is written there where it has training images; a
+    prepared folder of it does as well. Raises InputError where the captions of a split are missing.
+    """
+    if world_sizes["train"] and not is_prepared(path):
+        world.write(Path(path), sizes=dict(world_sizes))
+    for split in SPLITS:
+        find_captions(Path(path), split)
+
+
+def load_split(path: str, split: str, inputs: Inputs, *, image_root: str) -> Split:
     """Reads `split` of the dataset at `path`; `{split}_relevance.npy` beside it is used where it is there.
 
-    image_size: of the model, which a prepared folder must fit; None where no images are read.
+    inputs: of the model; the tokens are its own. Raises InputError for whatever is wrong with the files, and where
+    what is stored in them was made for other inputs.
     """
-    table = read_captions(path, split, image_root=image_root)
+    file = find_captions(Path(path), split)
+    table, layout = read_table(file, split, image_root)
+    images, tokens = layout.opens(file, split, table, inputs)
     captions = clean_captions(table.captions)
-    relevance = _relevance(Path(path), split, table)
-    if is_prepared(path):
-        table, tokens = read_prepared(
-            path, split, table, image_size=image_size, context_length=context_length
-        )
-        return Split(table, captions, tokens, relevance)
-    tokens, truncated = ClipTokenizer()(captions, context_length)
-    if truncated:
-        logging.warning("%s: %d captions over %d tokens were cut", split, truncated, context_length)
-    longest = min(text_length_bucket(text_lengths(tokens)), context_length)
-    return Split(table, captions, tokens[:, :longest], relevance)
+    if tokens is None:
+        tokens, cut = tokenizer(inputs.text)(captions)
+        if cut:
+            logging.warning("%s: %d captions over %d tokens were cut", split, cut, inputs.text.length)
+    relevance = _relevance(file.parent / f"{split}_relevance.npy", table)
+    return Split(table, captions, fitted(tokens, inputs.text), relevance, images)
 
 
 def check_disjoint(splits: dict[str, Split], path: str) -> None:
@@ -43,7 +77,8 @@ def check_disjoint(splits: dict[str, Split], path: str) -> None:
         if shared == len(images):
             raise InputError(
                 f"{path}: every image of split '{name}' is a training image; data.path must be a folder with "
-                "{train,val,test}.json, or a Karpathy file, which says of each image which split it is in"
+                "{train,val,test}.json or .csv, or a file which says of each image which split it is in: Karpathy's, "
+                "or a table with a column 'split'"
             )
         if shared:
             logging.warning(
@@ -51,8 +86,18 @@ def check_disjoint(splits: dict[str, Split], path: str) -> None:
             )
 
 
-def _relevance(path: Path, split: str, table: CaptionTable) -> np.ndarray | None:
-    file = (path if path.is_dir() else path.parent) / f"{split}_relevance.npy"
+def check_present(split: Split) -> None:
+    """Raises InputError naming an image file that is not there: before a training, and not at its end.
+
+    Whether a file can be read is found out when it is read.
+    """
+    if isinstance(split.images, ImageFiles):
+        for path in split.images.paths:
+            if not path.is_file():
+                raise InputError(f"{path}: image not found; check data.path and data.image_root")
+
+
+def _relevance(file: Path, table: CaptionTable) -> np.ndarray | None:
     if not file.is_file():
         return None
     try:

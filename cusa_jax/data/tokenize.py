@@ -1,17 +1,30 @@
-"""CLIP's byte-pair tokens, exactly (reference clip/simple_tokenizer.py and clip/clip.py:205)."""
+"""Captions to token ids: CLIP's, exactly (reference clip/simple_tokenizer.py and clip/clip.py:205), and those of a
+tokenizer.json, by the `tokenizers` library alone: nothing that lies beside it is read, least of all run.
+"""
 
 from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
 import html
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
+from pathlib import Path
+from typing import TypeAlias
 
 import ftfy
 import numpy as np
 from tokenizers import Regex, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from cusa_jax.errors import InputError
+from cusa_jax.inputs import Text
+
+# Texts -> (ids int32 [N, text.length], filled up with text.pad_id; how many texts were too long and had to be cut).
+Tokenizer: TypeAlias = Callable[[list[str]], tuple[np.ndarray, int]]
 
 CONTEXT_LENGTH = 77
 LENGTH_BUCKETS = (16, 24, 32, 48, 64, 77)
@@ -26,10 +39,11 @@ class ClipTokenizer:
     """Texts to token ids: ftfy, HTML unescaping and lower-casing, then byte-level BPE.
 
     sot, eot: ids of the start- and end-of-text tokens, the last two of the vocabulary.
+    vocabulary: {token: id}, the special ones included. merges: pairs of tokens, the first merged first.
     """
 
     def __init__(self) -> None:
-        merges = _read_merges()
+        self.merges = merges = _read_merges()
         # CLIP numbers the bytes by the code point that stands for them.
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), *map("".join, merges)]
@@ -37,6 +51,7 @@ class ClipTokenizer:
         self.sot, self.eot = len(tokens), len(tokens) + 1
         self.vocab_size = len(tokens) + 2
         self._special = {"<|startoftext|>": self.sot, "<|endoftext|>": self.eot}
+        self.vocabulary = vocabulary | self._special
         self._bpe = models.BPE(vocabulary, merges, end_of_word_suffix="</w>")
         self._words = pre_tokenizers.Sequence(
             [
@@ -46,12 +61,14 @@ class ClipTokenizer:
         )
         self._encode_chunk = functools.lru_cache(maxsize=1 << 18)(self._encode_chunk_uncached)
 
-    def __call__(self, texts: list[str], context_length: int = CONTEXT_LENGTH) -> tuple[np.ndarray, int]:
+    def __call__(
+        self, texts: list[str], context_length: int = CONTEXT_LENGTH, pad_id: int = 0
+    ) -> tuple[np.ndarray, int]:
         """Token ids, int32 [N, context_length], and how many texts were too long and had to be cut.
 
-        A row is <sot> text <eot>, padded with zeros; a text that is cut still ends in <eot>.
+        A row is <sot> text <eot>, filled up with pad_id; a text that is cut still ends in <eot>.
         """
-        ids = np.zeros((len(texts), context_length), np.int32)
+        ids = np.full((len(texts), context_length), pad_id, np.int32)
         truncated = 0
         for row, text in zip(ids, texts, strict=True):
             tokens = [self.sot, *self.encode(text), self.eot]
@@ -79,9 +96,59 @@ class ClipTokenizer:
         return tuple(ids)
 
 
-def text_lengths(ids: np.ndarray) -> np.ndarray:
-    """Lengths of zero-padded rows [N, L] (ids, or a mask), int32 [N]. Token 0 exists, but ends no text."""
-    return (ids.shape[1] - np.argmax(ids[:, ::-1] != 0, axis=1)).astype(np.int32)
+def clip(text: Text) -> Tokenizer:
+    """CLIP's tokenizer. Raises InputError for a model whose token ids are others."""
+    if text.vocab_size != VOCAB_SIZE:
+        raise InputError(
+            f"the model has {text.vocab_size} token ids, CLIP's tokenizer {VOCAB_SIZE}: it was trained with another "
+            "tokenizer, whose ids mean other words; take a model with CLIP's"
+        )
+    return functools.partial(ClipTokenizer(), context_length=text.length, pad_id=text.pad_id)
+
+
+TOKENIZERS: dict[str, Callable[[Text], Tokenizer]] = {"clip": clip}
+
+
+def tokenizer(text: Text) -> Tokenizer:
+    """The tokenizer that a model's texts need.
+
+    Raises InputError where there is no such tokenizer, and at a text with an id that the model has no row for.
+    """
+    make = TOKENIZERS.get(text.tokenizer)
+    tokenize = make(text) if make else _from_file(_tokenizer_file(text.tokenizer), text)
+
+    def checked(texts: list[str]) -> tuple[np.ndarray, int]:
+        ids, cut = tokenize(texts)
+        if ids.size and (largest := int(ids.max())) >= text.vocab_size:
+            raise InputError(
+                f"the tokenizer '{text.tokenizer}' knows a token {largest}, but the model's vocabulary ends at "
+                f"{text.vocab_size - 1}: they do not belong together"
+            )
+        return ids, cut
+
+    return checked
+
+
+def tokenizer_identity(text: Text) -> str:
+    """What tells tokenizers apart: a name in `TOKENIZERS`, or the checksum of the file."""
+    if text.tokenizer in TOKENIZERS:
+        return text.tokenizer
+    file = _tokenizer_file(text.tokenizer)
+    return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+
+
+def fitted(ids: np.ndarray, text: Text) -> np.ndarray:
+    """Rows as wide as the model needs them: `text.length`, or where its texts may be cut, as the longest of them."""
+    width = text.length
+    if text.may_cut:
+        width = min(text_length_bucket(text_lengths(ids, text.pad_id)), text.length)
+    missing = max(0, width - ids.shape[1])
+    return np.pad(ids[:, :width], ((0, 0), (0, missing)), constant_values=text.pad_id)
+
+
+def text_lengths(ids: np.ndarray, pad_id: int = 0) -> np.ndarray:
+    """Lengths of rows [N, L] (ids, or a mask) without their padding, int32 [N]. In a text, pad_id may occur."""
+    return (ids.shape[1] - np.argmax(ids[:, ::-1] != pad_id, axis=1)).astype(np.int32)
 
 
 def text_length_bucket(lengths: np.ndarray, buckets: tuple[int, ...] = LENGTH_BUCKETS) -> int:
@@ -111,3 +178,40 @@ def _read_merges() -> list[tuple[str, str]]:
     lines = gzip.decompress(table.read_bytes()).decode("utf-8").split("\n")
     pairs = (line.split() for line in lines[1 : 1 + _MERGES])  # the first line is a version comment
     return [(first, second) for first, second in pairs]
+
+
+def _tokenizer_file(source: str) -> Path:
+    path = Path(source).expanduser()
+    file = path / "tokenizer.json" if os.path.isdir(path) else path
+    if not os.path.isfile(file):
+        known = ", ".join(TOKENIZERS)
+        raise InputError(
+            f"{file}: no such tokenizer; it is one of {known}, or a tokenizer.json or its folder"
+        )
+    return file
+
+
+def _from_file(file: Path, text: Text) -> Tokenizer:
+    """The tokenizer that a tokenizer.json describes; its post-processor sets the special tokens, also in a cut text."""
+    try:
+        backend = Backend.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{file}: not a readable tokenizer ({' '.join(str(error).split())})") from error
+    if text.length <= backend.num_special_tokens_to_add(is_pair=False):
+        raise InputError(f"{file}: texts of {text.length} tokens leave no room for words")
+    backend.no_padding()
+    backend.enable_truncation(text.length)
+
+    def tokenize(texts: list[str]) -> tuple[np.ndarray, int]:
+        encodings = backend.encode_batch(texts)
+        ids = np.full((len(texts), text.length), text.pad_id, np.int32)
+        for row, encoding in zip(ids, encodings, strict=True):
+            row[: len(encoding.ids)] = encoding.ids
+            if text.may_cut and encoding.ids[-1:] == [text.pad_id]:
+                raise InputError(
+                    f"{file}: texts end in the token {text.pad_id}, which is the padding too: without padding, their "
+                    "end would be lost"
+                )
+        return ids, sum(bool(encoding.overflowing) for encoding in encodings)
+
+    return tokenize

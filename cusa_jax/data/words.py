@@ -36,6 +36,7 @@ _RULES = [
         )
     ),
     (r"(?i)\b(wan)(na)(?!\S)", r" \1 \2 "),
+    *((rf"(?i)(?<!\S)('t)({second})\b", r" \1 \2 ") for second in ("is", "was")),
 ]  # fmt: skip
 _COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _RULES]
 

@@ -1,29 +1,33 @@
-"""How sure a figure is: percentile bootstrap intervals, and the paired bootstrap between two models.
+"""How sure a number is: percentile bootstrap intervals, and the paired bootstrap between two models.
 
 Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 16. Units are drawn with
-replacement inside their stratum; all figures of a suite, and both models of a comparison, see the same draws.
-The numbers follow from `SEED`: the same figures have the same interval everywhere.
+replacement inside their stratum; all metrics of a suite, and both models of a comparison, see the same draws.
+The numbers follow from `SEED`: the same results have the same interval everywhere. A metric whose protocol draws
+by itself (`Result.drawn`) has the interval of its own draws.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.figures import Figures
+from cusa_jax.evaluation.metrics import Metric, described
+from cusa_jax.evaluation.result import Result
 
 RESAMPLES = 1000
 SEED = 0
-_TAILS = (0.025, 0.975)  # of a 95 % interval
-_CHUNK = 1 << 23  # weights held at a time
+# Of a 95 % interval.
+_TAILS = (0.025, 0.975)
+# Weights held at a time.
+_CHUNK = 1 << 23
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A figure and its 95 % interval; low and high are NaN where no resample had a value."""
+    """A number and its 95 % interval; low and high are NaN where no resample had a value."""
 
     value: float
     low: float
@@ -44,40 +48,45 @@ class Difference(Interval):
         return "better" if (self.low > 0) != self.lower_is_better else "worse"
 
 
-def intervals(figures: Figures) -> dict[str, Interval]:
-    """Every figure with its interval."""
-    drawn = _resampled(figures.strata, lambda weights: _all(figures, weights))
-    return {
-        name: Interval(value, *_quantiles(drawn[:, n]))
-        for n, (name, value) in enumerate(figures.values().items())
-    }
+def intervals(result: Result) -> dict[str, Interval]:
+    """Every metric with its interval."""
+    resampled = _resampled(result.strata, lambda weights: _all(result, weights))
+    draws = dict(zip(result.statistics, resampled.T, strict=True)) | result.drawn
+    return {key: Interval(value, *_quantiles(draws[key])) for key, value in result.values().items()}
 
 
-def differences(first: Figures, second: Figures) -> dict[str, Difference]:
-    """Second minus first for every figure that both have. Raises InputError where their units differ."""
+def differences(first: Result, second: Result, own: Sequence[Metric] = ()) -> dict[str, Difference]:
+    """Second minus first for every metric that both have. own: metrics of their suite, beyond METRICS.
+
+    Raises InputError where their units differ.
+    """
     if first.strata != second.strata:
         raise InputError(
             f"the two have different {first.unit}s ({sum(first.strata)} and {sum(second.strata)}): "
             "a paired comparison needs the same ones"
         )
-    shared = [name for name in first.statistics if name in second.statistics]
-    drawn = _resampled(
+    shared = [key for key in first.statistics if key in second.statistics]
+    resampled = _resampled(
         first.strata,
         lambda weights: np.stack(
-            [second.statistics[name](weights) - first.statistics[name](weights) for name in shared], axis=1
+            [second.statistics[key](weights) - first.statistics[key](weights) for key in shared], axis=1
         ),
     )
+    draws = dict(zip(shared, resampled.T, strict=True))
+    draws |= {key: second.drawn[key] - first.drawn[key] for key in first.drawn if key in second.drawn}
     before, after = first.values(), second.values()
     return {
-        name: Difference(
-            after[name] - before[name], *_quantiles(drawn[:, n]), lower_is_better=name.endswith("_rank")
+        key: Difference(
+            after[key] - before[key],
+            *_quantiles(drawn),
+            lower_is_better=described(key, own).lower_is_better,
         )
-        for n, name in enumerate(shared)
+        for key, drawn in draws.items()
     }
 
 
-def _all(figures: Figures, weights: np.ndarray) -> np.ndarray:
-    return np.stack([statistic(weights) for statistic in figures.statistics.values()], axis=1)
+def _all(result: Result, weights: np.ndarray) -> np.ndarray:
+    return np.stack([statistic(weights) for statistic in result.statistics.values()], axis=1)
 
 
 def _resampled(strata: tuple[int, ...], statistics: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

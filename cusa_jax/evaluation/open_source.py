@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from cusa_jax import sharding
-from cusa_jax.evaluation.sources import ArraySource, ModelSource, Source, TextSource
+from cusa_jax.evaluation.sources import ArraySource, EmbeddingSource, SentenceSource, StudentSource
+from cusa_jax.jsonfile import read_json
 from cusa_jax.teachers.live import load_text_teacher
 from cusa_jax.weights.formats import load_model
-from cusa_jax.workdir import CONFIG, read_json
+from cusa_jax.workdir import CONFIG
 
 
-def open_source(path: str, *, batch_size: int, workers: int) -> Source:
+def open_source(path: str, *, batch_size: int, workers: int) -> EmbeddingSource:
     """The folder of a run (its model that validated best), any CLIP, a sentence encoder's folder, or an .npz.
 
     Raises InputError where there is none of these.
@@ -20,10 +21,9 @@ def open_source(path: str, *, batch_size: int, workers: int) -> Source:
         return ArraySource(path)
     mesh = sharding.make_mesh()
     if _is_sentence_encoder(Path(path)):
-        teacher = load_text_teacher(path, max_length=512)
-        return TextSource(teacher, mesh, batch_size)
-    model, variables = load_model(path)
-    return ModelSource(path, model, sharding.put_params(variables, mesh), mesh, batch_size, workers)
+        return SentenceSource(*load_text_teacher(path, max_length=512), mesh, batch_size)
+    student, variables = load_model(path)
+    return StudentSource(path, student, sharding.put_params(variables, mesh), mesh, batch_size, workers)
 
 
 def _is_sentence_encoder(folder: Path) -> bool:

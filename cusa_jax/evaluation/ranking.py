@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,17 @@ from tqdm import tqdm
 from cusa_jax import sharding
 from cusa_jax.errors import InputError
 
-_BLOCK_SCORES = 1 << 25  # scores held at a time by each device: 128 MiB of float32
+# Scores held at a time by each device: 128 MiB of float32.
+BLOCK_SCORES = 1 << 25
+
+
+class Rows(Protocol):
+    """Rows by their numbers, float [B, width] for int [B]: an array, or something that computes them when asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +105,7 @@ class Ranking:
 
 
 def rank(
-    queries: np.ndarray,
+    queries: Rows,
     items: np.ndarray | None,
     positives: Positives,
     *,
@@ -105,8 +116,8 @@ def rank(
 ) -> Ranking:
     """Ranks N items for each of Q queries by inner product, computed in float32.
 
-    queries: float [Q, D]. items: float [N, D]; None where `queries` holds the scores [Q, N] themselves.
-    excluded: int [Q], an item that each query must not find, itself say.
+    queries: float [Q, D]. items: float [N, D]; None where the rows of `queries` are the scores [Q, N] themselves.
+    excluded: int [Q], an item that is no answer to a query, such as the query itself.
     depth: how many places of `hits` to return, at most N; the largest number of right answers is what mAP@R needs.
     mesh: devices that share the queries; all of them by default. label: of the progress bar; '' shows none.
     Raises InputError where nothing has a right answer.
@@ -117,8 +128,8 @@ def rank(
         raise InputError("no query has a right answer among the items: there is nothing to retrieve")
     n_items = queries.shape[1] if items is None else len(items)
     width = positives.most
-    rows = sharding.round_up(max(1, min(_BLOCK_SCORES // n_items * mesh.size, len(answerable))), mesh.size)
-    replicated = None if items is None else _replicate(np.asarray(items, np.float32), mesh)
+    rows = sharding.round_up(max(1, min(BLOCK_SCORES // n_items * mesh.size, len(answerable))), mesh.size)
+    replicated = None if items is None else replicated_rows(np.asarray(items, np.float32), mesh)
 
     blocks = []
     for start in tqdm(
@@ -127,7 +138,7 @@ def rank(
         here = answerable[start : start + rows]
         padded = np.resize(here, rows)
         arrays = (
-            np.asarray(queries[padded], np.float32),
+            np.resize(np.asarray(queries[here], np.float32), (rows, queries.shape[1])),
             positives.padded(padded, width, fill=n_items),
             None if excluded is None else excluded[padded].astype(np.int32),
         )
@@ -171,9 +182,11 @@ def _rank_block(
     if not depth:
         return better, before, wrong, jnp.zeros((len(scores), 0), bool)
     relevant = jnp.zeros(scores.shape, bool).at[row, positives].set(True, mode="drop")
-    places = jax.lax.top_k(scores, depth)[1]  # stable: equal scores keep the order of their numbers
+    # `top_k` is stable: equal scores keep the order of their numbers.
+    places = jax.lax.top_k(scores, depth)[1]
     return better, before, wrong, jnp.take_along_axis(relevant, places, axis=1)
 
 
-def _replicate(array: np.ndarray, mesh: Mesh) -> jax.Array:
+def replicated_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """An array that every process holds -> whole on every device."""
     return jax.make_array_from_callback(array.shape, NamedSharding(mesh, P()), lambda index: array[index])

@@ -2,7 +2,7 @@
 
 Same numbers as `itm_eval` of the CUSA reference (evaluation.py:58-118) on scores without ties, where its
 order is that of an unstable sort. Here items with equal scores rank by their number, lower first, and the
-figures say how far ties could move them.
+results say how far ties could move them.
 """
 
 from __future__ import annotations
@@ -13,107 +13,60 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.figures import Figures, Statistic, average, mean, median, total, within
-from cusa_jax.evaluation.ranking import Positives, Ranking, rank
+from cusa_jax.evaluation import coco
+from cusa_jax.evaluation.metrics import RECALLS
+from cusa_jax.evaluation.ranking import Positives, Ranking
+from cusa_jax.evaluation.result import Result
+from cusa_jax.evaluation.scores import Scores, as_scores
+from cusa_jax.evaluation.statistics import Statistic, average, mean, median, total, within
+from cusa_jax.evaluation.suite import Dataset, Evaluation, Suite
 
 KS = (1, 5, 10)
-_KEYS = {"i2t": "txt", "t2i": "img"}  # ours -> the reference's log: what is found
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """How well M images and N captions fit: embeddings, whose inner products are never all held, or a matrix.
-
-    images: float32 [M, D]; the scores [M, N] themselves where there are no embeddings. texts: [N, D], or None.
-    """
-
-    images: np.ndarray
-    texts: np.ndarray | None = None
-
-    @classmethod
-    def of_matrix(cls, matrix: ArrayLike) -> Scores:
-        """Scores of any model. Raises InputError where they are no matrix, or not finite."""
-        matrix = np.asarray(matrix)
-        if matrix.ndim != 2:
-            raise InputError(f"scores {matrix.shape} do not fit: they should be [n_images, n_captions]")
-        return cls(_finite(matrix, "scores"))
-
-    @classmethod
-    def of_embeddings(cls, image: ArrayLike, text: ArrayLike) -> Scores:
-        """Cosine similarities. Raises InputError for widths that differ, zero rows and what is not finite."""
-        images, texts = normalised(image, "image embeddings"), normalised(text, "text embeddings")
-        if images.shape[1] != texts.shape[1]:
-            raise InputError(
-                f"image embeddings {images.shape} and text embeddings {texts.shape} differ in width"
-            )
-        return cls(images, texts)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(M, N)."""
-        return len(self.images), self.images.shape[1] if self.texts is None else len(self.texts)
-
-    def take(self, images: np.ndarray, captions: np.ndarray) -> Scores:
-        """Of some images and captions only, by number."""
-        if self.texts is None:
-            return Scores(self.images[np.ix_(images, captions)])
-        return Scores(self.images[images], self.texts[captions])
-
-    def image_to_text(self, positives: Positives, *, depth: int = 0, label: str = "") -> Ranking:
-        """Images look for captions; see `ranking.rank`."""
-        return rank(self.images, self.texts, positives, depth=depth, label=label)
-
-    def text_to_image(self, positives: Positives, *, depth: int = 0, label: str = "") -> Ranking:
-        """Captions look for images; see `ranking.rank`."""
-        if self.texts is None:
-            return rank(self.images.T, None, positives, depth=depth, label=label)
-        return rank(self.texts, self.images, positives, depth=depth, label=label)
 
 
 def recall(scores: ArrayLike | Scores, caption_image: ArrayLike) -> dict[str, float]:
-    """Recall@1, 5, 10 both ways, in percent, under the names of the reference's log.
+    """Recall@1, 5, 10 both ways, in percent.
 
-    scores: float [n_images, n_captions], finite; or embeddings.
+    scores: float [n_images, n_captions], finite; or scores of any kind.
     caption_image: int [n_captions], the image of each caption; an image may have any number of captions.
 
-    Returns `txt_r1`, `txt_r5`, `txt_r10` (an image finds one of its captions), `img_r1`, `img_r5`,
-    `img_r10` (a caption finds its image), the means `txt_r_mean`, `img_r_mean` and `r_mean`, and `rsum`,
+    Returns `i2t_r1`, `i2t_r5`, `i2t_r10` (an image finds one of its captions), `t2i_r1`, `t2i_r5`,
+    `t2i_r10` (a caption finds its image), the means `i2t_r_mean`, `t2i_r_mean` and `r_mean`, and `rsum`,
     the sum of the six recalls.
     Raises InputError where shapes do not fit, a score is not finite or an image has no caption.
     """
-    ranks = dict(zip(_KEYS.values(), ranks_both_ways(scores, caption_image), strict=True))
     result: dict[str, float] = {}
-    for prefix, ranking in ranks.items():
-        at_k = {f"{prefix}_r{k}": 100.0 * float(np.mean(ranking.rank < k)) for k in KS}
-        result |= at_k | {f"{prefix}_r_mean": sum(at_k.values()) / len(KS)}
-    result["r_mean"] = (result["txt_r_mean"] + result["img_r_mean"]) / 2
+    for way, ranking in ranks_both_ways(scores, caption_image).items():
+        at_k = {f"{way}_r{k}": 100.0 * float(np.mean(ranking.rank < k)) for k in KS}
+        result |= at_k | {f"{way}_r_mean": sum(at_k.values()) / len(KS)}
+    result["r_mean"] = (result["i2t_r_mean"] + result["t2i_r_mean"]) / 2
     result["rsum"] = 2 * len(KS) * result["r_mean"]
     return result
 
 
 def ranks_both_ways(
     scores: ArrayLike | Scores, caption_image: ArrayLike, *, label: str = ""
-) -> tuple[Ranking, Ranking]:
-    """The rank of each image's best caption, and of each caption's image; arguments and errors as `recall`."""
-    scores = scores if isinstance(scores, Scores) else Scores.of_matrix(scores)
-    group = _checked(scores, np.asarray(caption_image))
+) -> dict[str, Ranking]:
+    """The ranks of each image's best caption ('i2t') and of each caption's image ('t2i'); arguments as `recall`."""
+    scores = as_scores(scores)
+    group = checked_groups(scores, caption_image)
     n_images, n_captions = scores.shape
-    return (
-        scores.image_to_text(Positives.of_groups(group, n_images), label=label and f"{label} i2t"),
-        scores.text_to_image(
-            Positives(np.arange(n_captions + 1), group.astype(np.int32)), label=label and f"{label} t2i"
-        ),
-    )
+    captions_of = Positives.of_groups(group, n_images)
+    image_of = Positives(np.arange(n_captions + 1), group.astype(np.int32))
+    return {
+        "i2t": scores.rank("i2t", captions_of, label=label and f"{label} i2t"),
+        "t2i": scores.rank("t2i", image_of, label=label and f"{label} t2i"),
+    }
 
 
-def recall_figures(scores: ArrayLike | Scores, caption_image: ArrayLike, *, label: str = "") -> Figures:
+def recall_result(scores: ArrayLike | Scores, caption_image: ArrayLike, *, label: str = "") -> Result:
     """R@1, 5, 10, mean and median rank (1 is first) both ways, r_mean and RSUM; units are images.
 
-    Names: `i2t_r1` … `t2i_r10`, `i2t_mean_rank`, `i2t_median_rank`, …, `r_mean`, `rsum`. Arguments and errors as
+    Keys: `i2t_r1` … `t2i_r10`, `i2t_mean_rank`, `i2t_median_rank`, …, `r_mean`, `rsum`. Arguments and errors as
     `recall`. Where ties exist a note gives the bounds of the recalls that they move.
     """
     group = np.asarray(caption_image)
-    rankings = dict(zip(_KEYS, ranks_both_ways(scores, group, label=label), strict=True))
+    rankings = ranks_both_ways(scores, group, label=label)
     units = len(rankings["i2t"].queries)
     unit = {"i2t": np.arange(units), "t2i": group}
     statistics: dict[str, Statistic] = {}
@@ -122,11 +75,13 @@ def recall_figures(scores: ArrayLike | Scores, caption_image: ArrayLike, *, labe
             statistics[f"{way}_r{k}"] = mean(ranking.rank < k, unit[way], units=units, scale=100)
         statistics[f"{way}_mean_rank"] = mean(ranking.rank + 1, unit[way], units=units)
         statistics[f"{way}_median_rank"] = median(ranking.rank + 1, unit[way])
-    return Figures("image", (units,), _with_sums(statistics), notes=_tie_notes(rankings))
+    six = [statistics[key] for key in RECALLS]
+    statistics |= {"r_mean": average(six), "rsum": total(six)}
+    return Result("image", (units,), statistics, notes=_tie_notes(rankings))
 
 
-def fold_figures(scores: Scores, caption_image: np.ndarray, *, fold: int = 1000, label: str = "") -> Figures:
-    """COCO 1K: `recall_figures` of consecutive folds of images, averaged (Karpathy & Fei-Fei, CVPR 2015).
+def fold_result(scores: Scores, caption_image: np.ndarray, *, fold: int = 1000, label: str = "") -> Result:
+    """COCO 1K: `recall_result` of consecutive folds of images, averaged (Karpathy & Fei-Fei, CVPR 2015).
 
     Images must come in Karpathy's order, which defines the folds. Raises InputError where they do not fill folds.
     """
@@ -139,7 +94,7 @@ def fold_figures(scores: Scores, caption_image: np.ndarray, *, fold: int = 1000,
     for start in range(0, n_images, fold):
         captions = np.flatnonzero((caption_image >= start) & (caption_image < start + fold))
         part = scores.take(np.arange(start, start + fold), captions)
-        parts.append(recall_figures(part, caption_image[captions] - start, label=label))
+        parts.append(recall_result(part, caption_image[captions] - start, label=label))
     statistics = {
         name: average(
             [within(part.statistics[name], slice(n * fold, (n + 1) * fold)) for n, part in enumerate(parts)]
@@ -147,23 +102,7 @@ def fold_figures(scores: Scores, caption_image: np.ndarray, *, fold: int = 1000,
         for name in parts[0].statistics
     }
     notes = tuple(f"fold {n + 1}: {note}" for n, part in enumerate(parts) for note in part.notes)
-    return Figures("image", (fold,) * len(parts), statistics, notes=notes)
-
-
-def normalised(features: ArrayLike, what: str) -> np.ndarray:
-    """float32 [n, D] of length 1. Raises InputError for another shape, a zero row or what is not finite."""
-    features = np.asarray(features, np.float32)
-    if features.ndim != 2 or not len(features):
-        raise InputError(f"{what} {features.shape} should be [rows, width], with at least one row")
-    length = np.linalg.norm(_finite(features, what), axis=1, keepdims=True)
-    if not length.all():
-        raise InputError(f"row {int(np.argmin(length))} of the {what} is all zeros: it has no direction")
-    return features / length
-
-
-def _with_sums(statistics: dict[str, Statistic]) -> dict[str, Statistic]:
-    six = [statistics[f"{way}_r{k}"] for way in _KEYS for k in KS]
-    return statistics | {"r_mean": average(six), "rsum": total(six)}
+    return Result("image", (fold,) * len(parts), statistics, notes=notes)
 
 
 def _tie_notes(rankings: dict[str, Ranking]) -> tuple[str, ...]:
@@ -178,21 +117,54 @@ def _tie_notes(rankings: dict[str, Ranking]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _finite(values: np.ndarray, what: str) -> np.ndarray:
-    if not np.isfinite(values).all():
-        raise InputError(f"{what} hold NaN or infinity: the model they come from is broken")
-    return values
-
-
-def _checked(scores: Scores, caption_image: np.ndarray) -> np.ndarray:
-    n_images, n_captions = scores.shape
-    if caption_image.shape != (n_captions,):
+def checked_groups(scores: Scores, caption_image: ArrayLike) -> np.ndarray:
+    """`caption_image` as int [n_captions]. Raises InputError unless it names every image, and only images."""
+    group, (n_images, n_captions) = np.asarray(caption_image), scores.shape
+    if group.shape != (n_captions,):
         raise InputError(
-            f"scores {scores.shape} and caption_image {caption_image.shape} do not fit: "
+            f"scores {scores.shape} and caption_image {group.shape} do not fit: "
             "they should be [n_images, n_captions] and [n_captions]"
         )
-    if not np.array_equal(np.unique(caption_image), np.arange(n_images)):
+    if not np.array_equal(np.unique(group), np.arange(n_images)):
         raise InputError(
             f"caption_image should name each of the {n_images} images at least once and no other"
         )
-    return caption_image
+    return group.astype(np.int64)
+
+
+def _recall_suite(name: str, title: str, data: Dataset, images: int) -> Suite:
+    def run(evaluation: Evaluation) -> Result:
+        captioned = evaluation.captioned(data)
+        result = recall_result(captioned.scores, captioned.caption_image, label=name)
+        return dataclasses.replace(result, head=captioned.cross_head)
+
+    return Suite(name, title, (data,), run, images=images)
+
+
+def _coco1k(evaluation: Evaluation) -> Result:
+    """Folds in Karpathy's order: by COCO's ids where the captions have them, else in the order of the file."""
+    captioned = evaluation.captioned(coco.COCO)
+    order = np.arange(captioned.scores.shape[0])
+    notes: tuple[str, ...] = ("folds follow the order of the file",)
+    if captioned.caption_ids is not None and captioned.image_ids:
+        gallery = coco.gallery(captioned.image_ids, captioned.caption_ids)
+        if len(gallery.images) == len(order):
+            order, notes = gallery.images, ()
+    place = np.argsort(order)[captioned.caption_image]
+    scores = captioned.scores.take(order, np.arange(len(place)))
+    result = fold_result(scores, place, label="coco1k")
+    return dataclasses.replace(result, head=captioned.cross_head, notes=(*notes, *result.notes))
+
+
+FLICKR30K = _recall_suite(
+    "flickr30k",
+    "Flickr30K",
+    Dataset(
+        "flickr30k",
+        ("flickr30k",),
+        "it holds Karpathy's dataset_flickr30k.json and the images of flickr30k-images/",
+    ),
+    images=1000,
+)
+COCO5K = _recall_suite("coco5k", "COCO 5K", coco.COCO, images=5000)
+COCO1K = Suite("coco1k", "COCO 1K, mean of five folds", (coco.COCO,), _coco1k)

@@ -11,21 +11,21 @@ from numpy.typing import ArrayLike
 
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.ranking import Positives, Ranking
-from cusa_jax.evaluation.recall import Scores
+from cusa_jax.evaluation.scores import Scores, as_scores
 
 
 def relevance_metrics(scores: ArrayLike | Scores, relevant: ArrayLike) -> dict[str, float]:
     """Retrieval both ways against all relevant items, in percent.
 
-    scores: float [n_images, n_captions], finite; or embeddings.
+    scores: float [n_images, n_captions], finite; or scores of any kind.
     relevant: bool [n_captions, n_images], is the caption true of the image?
 
-    Returns, with prefix `txt_` for images that look for captions and `img_` for captions that look for
-    images: `map_at_r`, `r_precision`, `exact_r1` (is the first item relevant?), the means over the queries
+    Returns, with prefix `i2t_` for images that look for captions and `t2i_` for captions that look for
+    images: `map_at_r`, `rprecision`, `exact_r1` (is the first item relevant?), the means over the queries
     that have a relevant item, and `queries_left_out`, how many have none. `map_at_r` is the mean of both.
     Raises InputError where shapes do not fit, a score is not finite or nothing is relevant.
     """
-    scores = scores if isinstance(scores, Scores) else Scores.of_matrix(scores)
+    scores = as_scores(scores)
     relevant = np.asarray(relevant, bool)
     if relevant.shape != scores.shape[::-1]:
         raise InputError(
@@ -36,20 +36,20 @@ def relevance_metrics(scores: ArrayLike | Scores, relevant: ArrayLike) -> dict[s
         raise InputError("no caption is relevant to any image: there is nothing to retrieve")
     captions, images = Positives.of_matrix(relevant.T), Positives.of_matrix(relevant)
     rankings = {
-        "txt": scores.image_to_text(captions, depth=captions.most),
-        "img": scores.text_to_image(images, depth=images.most),
+        "i2t": scores.rank("i2t", captions, depth=captions.most),
+        "t2i": scores.rank("t2i", images, depth=images.most),
     }
     result: dict[str, float] = {}
-    for (prefix, ranking), asked in zip(rankings.items(), scores.shape, strict=True):
+    for (way, ranking), queries in zip(rankings.items(), scores.shape, strict=True):
         values = per_query(ranking)
-        result |= {f"{prefix}_{name}": 100 * float(value.mean()) for name, value in values.items()}
-        result[f"{prefix}_queries_left_out"] = asked - len(ranking.queries)
-    result["map_at_r"] = (result["txt_map_at_r"] + result["img_map_at_r"]) / 2
+        result |= {f"{way}_{name}": 100 * float(value.mean()) for name, value in values.items()}
+        result[f"{way}_queries_left_out"] = queries - len(ranking.queries)
+    result["map_at_r"] = (result["i2t_map_at_r"] + result["t2i_map_at_r"]) / 2
     return result
 
 
 def per_query(ranking: Ranking, relevant: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """`map_at_r`, `r_precision` and `exact_r1` of each answerable query, float64 [A], from its hits.
+    """`map_at_r`, `rprecision` and `exact_r1` of each answerable query, float64 [A], from its hits.
 
     relevant: int [A], R, if some relevant items of a query are not among those ranked. The hits must be that deep.
 
@@ -61,6 +61,6 @@ def per_query(ranking: Ranking, relevant: np.ndarray | None = None) -> dict[str,
     precision = hit.cumsum(1) / place
     return {
         "map_at_r": (hit * precision).sum(1) / total,
-        "r_precision": hit.sum(1) / total,
+        "rprecision": hit.sum(1) / total,
         "exact_r1": hit[:, 0].astype(float),
     }

@@ -1,7 +1,7 @@
-"""Where embeddings come from: a model that encodes a dataset, or a file of arrays that somebody computed.
+"""Where embeddings come from: a student that encodes a dataset, or a file of arrays that somebody computed.
 
-Both answer the same three questions, one a kind of suite. `suites.py` says which files a model reads. The keys of
-an .npz, each with the dataset's name before it (`coco/image`):
+All answer the same three questions, one a kind of suite. The suites say which files a student reads. The keys of an
+.npz, each with the dataset's name before it (`coco/image`):
 
     flickr30k, coco   image [M, D], text [N, D]: cross-modal embeddings; or scores [M, N], of any model
                       caption_image int [N]: the image of each caption
@@ -15,7 +15,7 @@ an .npz, each with the dataset's name before it (`coco/image`):
 from __future__ import annotations
 
 import dataclasses
-import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,26 +23,29 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from cusa_jax import sharding
+from cusa_jax import embedding, sharding
 from cusa_jax.data.captions import CaptionTable, clean_captions
 from cusa_jax.data.labelled_images import LabelledImages
-from cusa_jax.data.pipeline import image_batches
-from cusa_jax.data.tokenize import ClipTokenizer, by_length, text_lengths
+from cusa_jax.data.sources import ImageFiles
+from cusa_jax.data.tokenize import tokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.recall import Scores, normalised
-from cusa_jax.models.clip import preset_name
-from cusa_jax.models.dual_encoder import DualEncoder
+from cusa_jax.evaluation.scores import InnerProducts, Matrix, Scores, normalised
+from cusa_jax.models.families import preset_name
+from cusa_jax.models.student import Embeds, Student, Variables
 from cusa_jax.teachers.encoding import encode_all, text_batches
 from cusa_jax.types import Params, Teacher
 
-CROSS = "cross-modal head"
 GIVEN = "as given"
 
 
 @dataclasses.dataclass(frozen=True)
 class Captioned:
-    """Images and captions of one split, embedded. uni_image, uni_text: of length 1, None where there are none."""
+    """M images and N captions of one split, scored.
+
+    caption_image: int [N], of 0 … M-1. image_ids: M, or none. caption_ids: int64 [N], or None.
+    uni_image, uni_text: uni-modal embeddings of length 1, None where there are none.
+    """
 
     scores: Scores
     caption_image: np.ndarray
@@ -63,9 +66,11 @@ class Labelled:
     head: str
 
 
-class Source(Protocol):
-    """What a suite asks for. Each raises InputError where it has no such thing; `needs_data` says whether it reads
-    datasets itself, `architecture` the preset (`models.clip.PRESETS`) with its sizes, None without one."""
+class EmbeddingSource(Protocol):
+    """What a suite asks for. Each method raises InputError where the source has no such thing.
+
+    needs_data: whether it must be given the datasets. architecture: the preset with its sizes, None without one.
+    """
 
     name: str
     needs_data: bool
@@ -79,89 +84,77 @@ class Source(Protocol):
         """Features [n, D] of any sentences, and the head that they come from."""
 
 
-class ModelSource:
-    """A dual encoder. Uni-modal tasks use the uni-modal heads; a model without them, trained on the contrastive
-    loss or CSA, uses its cross-modal heads, and one without heads CLIP's features (reference
-    evaluation_img.py:196-199)."""
+class StudentSource:
+    """A student with its variables, on the mesh.
+
+    Uni-modal tasks use the uni-modal heads; a student without them, trained on the contrastive loss or CSA, uses
+    its cross-modal heads, and one without heads its towers' features (reference evaluation_img.py:196-199). A
+    student without embeddings has scores alone.
+    """
 
     needs_data = True
 
     def __init__(
-        self, name: str, model: DualEncoder, params: Params, mesh: Mesh, batch_size: int, workers: int
+        self, name: str, student: Student, variables: Variables, mesh: Mesh, batch_size: int, workers: int
     ):
-        self.name, self.architecture = name, preset_name(model.clip)
-        self._encoder, self._params, self._workers = Encoder(model, mesh, batch_size), params, workers
-        self._cross_head = CROSS if model.cross_heads else "CLIP features"
-        self._uni_head = "uni-modal head" if model.uni_heads else self._cross_head
-        self._uni = int(model.uni_heads)
+        self.name, self._encoder = name, Encoder(student, mesh, batch_size)
+        self._student, self._variables, self._workers = self._encoder.student, variables, workers
+        self.architecture = preset_name(self._student.sizes)
+        heads = self._student.heads if isinstance(self._student, Embeds) else ()
+        self._cross_head = "cross-modal head" if "cross" in heads else "CLIP features"
+        self._uni_head = "uni-modal head" if "uni" in heads else self._cross_head
+        self._uni = int("uni" in heads)
 
     def captioned(self, name: str, table: CaptionTable | None) -> Captioned:
         assert table is not None
         images = self._images(name, table.image_paths)
-        texts = self._texts(clean_captions(table.captions), name)
+        texts = self._texts(name, clean_captions(table.captions))
+        embeds = self._encoder.embeds
         return Captioned(
-            scores=Scores.of_embeddings(images[0], texts[0]),
+            scores=embedding.scores(self._encoder, self._variables, images, texts),
             caption_image=table.caption_image,
             image_ids=table.image_names,
             caption_ids=table.caption_ids,
-            uni_image=images[self._uni],
-            uni_text=texts[self._uni],
-            cross_head=self._cross_head,
+            uni_image=images[self._uni] if embeds else None,
+            uni_text=texts[self._uni] if embeds else None,
+            cross_head=self._cross_head if embeds else "scores of pairs",
             uni_head=self._uni_head,
         )
 
     def labelled(self, name: str, images: LabelledImages | None, part: str = "") -> Labelled:
         assert images is not None
+        self._encoder.check_embeds()
         features = self._images(f"{name} {part}".strip(), images.paths)[self._uni]
         return Labelled(features, images.labels, self._uni_head)
 
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
-        return self._texts(texts, "sts")[self._uni], self._uni_head
+        self._encoder.check_embeds()
+        return self._texts("sts", texts)[self._uni], self._uni_head
 
-    def _images(self, label: str, paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-        size = self._encoder.batch_size
-        table = CaptionTable([], paths, [], np.zeros(0, np.int32), None)
-        batches = image_batches(
-            table, batch_size=size, image_size=self._encoder.image_size, workers=self._workers
-        )
-        parts = []
-        with tqdm(total=len(paths), desc=f"{label}: images", unit="image", leave=False, delay=1) as progress:
-            try:
-                for numbers, pixels in batches:
-                    cross, uni = self._encoder.images(self._params, pixels)
-                    parts.append((cross[: len(numbers)], uni[: len(numbers)]))
-                    progress.update(len(numbers))
-            except InputError as error:
-                raise InputError(
-                    f"{error}; the protocol counts every image: bring it back, or take it out of the dataset's files"
-                ) from error
-        cross, uni = (np.concatenate(side) for side in zip(*parts, strict=True))
-        return cross, uni
+    def _images(self, label: str, paths: Sequence[Path]) -> Any:
+        try:
+            return embedding.encode_images(
+                self._encoder, self._variables, ImageFiles(paths), workers=self._workers, label=label
+            )[1]
+        except InputError as error:
+            raise InputError(
+                f"{error}; the protocol counts every image: bring it back, or take it out of the dataset's files"
+            ) from error
 
-    def _texts(self, texts: list[str], label: str) -> tuple[np.ndarray, np.ndarray]:
-        tokens, _ = ClipTokenizer()(texts, self._encoder.context_length)
-        size = self._encoder.batch_size
-        batches = by_length(text_lengths(tokens), size)
-        order, parts = [], []
-        for rows, width in tqdm(
-            batches, f"{label}: texts", -(-len(texts) // size), unit="batch", leave=False, delay=1
-        ):
-            order.append(rows)
-            parts.append(self._encoder.texts(self._params, tokens[rows, :width]))
-        back = np.argsort(np.concatenate(order))
-        cross, uni = (np.concatenate(side)[back] for side in zip(*parts, strict=True))
-        return cross, uni
+    def _texts(self, label: str, texts: list[str]) -> Any:
+        tokens, _ = tokenizer(self._student.inputs.text)(texts)
+        return embedding.encode_texts(self._encoder, self._variables, tokens, label=label)
 
 
-class TextSource:
+class SentenceSource:
     """A sentence encoder by itself, such as a text teacher: it can only do STS."""
 
     needs_data = True
     architecture: str | None = None
 
-    def __init__(self, teacher: Teacher, mesh: Mesh, batch_size: int):
-        self.name, self._mesh = teacher.name, mesh
-        self._teacher = dataclasses.replace(teacher, params=sharding.put_params(teacher.params, mesh))
+    def __init__(self, teacher: Teacher, params: Params, mesh: Mesh, batch_size: int):
+        self.name, self._mesh, self._teacher = teacher.name, mesh, teacher
+        self._params = sharding.put_params(params, mesh)
         self._batch_size = sharding.round_up(batch_size, mesh.size)
 
     def captioned(self, name: str, table: CaptionTable | None) -> Captioned:
@@ -173,11 +166,15 @@ class TextSource:
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
         assert self._teacher.tokenize is not None
         batches = text_batches(self._teacher.tokenize(texts), self._batch_size)
-        found = encode_all(self._teacher, batches, self._mesh)
-        shown = tqdm(
-            found, "sts: texts", -(-len(texts) // self._batch_size), unit="batch", leave=False, delay=1
+        encoded = tqdm(
+            encode_all(self._teacher, self._params, batches, self._mesh),
+            "sts: texts",
+            -(-len(texts) // self._batch_size),
+            unit="batch",
+            leave=False,
+            delay=1,
         )
-        numbers, features = (np.concatenate(parts) for parts in zip(*shown, strict=True))
+        numbers, features = (np.concatenate(parts) for parts in zip(*encoded, strict=True))
         return features[np.argsort(numbers)], "sentence features"
 
 
@@ -190,28 +187,31 @@ class ArraySource:
     def __init__(self, path: str | Path):
         self.name = str(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 self._arrays: dict[str, np.ndarray] = dict(file)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: not a readable .npz of plain arrays ({error})") from error
+        # A damaged archive or header can make zipfile, zlib and numpy raise almost anything.
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: not a readable .npz of plain arrays ({reason})") from error
 
     def captioned(self, name: str, table: CaptionTable | None) -> Captioned:
-        get = self._getter(name)
-        if (scores := get("scores")) is not None:
-            found = Scores.of_matrix(scores)
+        scores: Scores
+        if f"{name}/scores" in self._arrays:
+            scores = Matrix(self._arrays[f"{name}/scores"])
         else:
-            found = Scores.of_embeddings(self._need(name, "image"), self._need(name, "text"))
-        image_ids = get("image_ids")
-        uni_image, uni_text = (
-            get(f"uni_{side}") if get(f"uni_{side}") is not None else get(side) for side in ("image", "text")
-        )
+            scores = InnerProducts.cosines(self._need(name, "image"), self._need(name, "text"))
+        images, captions = scores.shape
+        caption_image = self._whole_numbers(name, "caption_image", captions)
+        if caption_image.min(initial=0) < 0 or caption_image.max(initial=0) >= images:
+            raise InputError(f"{self.name}: {name}/caption_image names an image beyond the {images}")
+        has_ids = f"{name}/caption_ids" in self._arrays
         return Captioned(
-            scores=found,
-            caption_image=self._need(name, "caption_image"),
-            image_ids=[] if image_ids is None else [str(value) for value in image_ids.tolist()],
-            caption_ids=get("caption_ids"),
-            uni_image=None if uni_image is None else normalised(uni_image, f"{name}/uni_image"),
-            uni_text=None if uni_text is None else normalised(uni_text, f"{name}/uni_text"),
+            scores=scores,
+            caption_image=caption_image,
+            image_ids=self._image_ids(name, images),
+            caption_ids=self._whole_numbers(name, "caption_ids", captions) if has_ids else None,
+            uni_image=self._uni(name, "image", images),
+            uni_text=self._uni(name, "text", captions),
             cross_head=GIVEN,
             uni_head=GIVEN,
         )
@@ -221,15 +221,47 @@ class ArraySource:
         return Labelled(self._need(name, keys[0]), self._need(name, keys[1]), GIVEN)
 
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
-        row = {str(text): n for n, text in enumerate(self._need("sts", "sentences").tolist())}
+        sentences, features = self._need("sts", "sentences"), self._need("sts", "features")
+        if features.ndim != 2 or features.dtype.kind not in "fiu":
+            raise InputError(
+                f"{self.name}: sts/features {features.dtype} {features.shape} should be numbers [sentences, width]"
+            )
+        self._check_rows("sts", "sentences", sentences, len(features))
+        row = {str(text): n for n, text in enumerate(sentences.tolist())}
         if missing := [text for text in texts if text not in row]:
             raise InputError(
                 f"{self.name}: sts/sentences lacks {len(missing)} sentences, such as {missing[0]!r}"
             )
-        return self._need("sts", "features")[[row[text] for text in texts]], GIVEN
+        return features[[row[text] for text in texts]], GIVEN
 
-    def _getter(self, name: str) -> Any:
-        return lambda key: self._arrays.get(f"{name}/{key}")
+    def _uni(self, name: str, side: str, count: int) -> np.ndarray | None:
+        key = f"uni_{side}" if f"{name}/uni_{side}" in self._arrays else side
+        if f"{name}/{key}" not in self._arrays:
+            return None
+        features = normalised(self._need(name, key), f"{name}/{key}")
+        if len(features) != count:
+            raise InputError(
+                f"{self.name}: {name}/{key} has {len(features)} rows, but there are {count} {side}s"
+            )
+        return features
+
+    def _image_ids(self, name: str, images: int) -> list[str]:
+        if f"{name}/image_ids" not in self._arrays:
+            return []
+        ids = self._need(name, "image_ids")
+        self._check_rows(name, "image_ids", ids, images)
+        return [str(value) for value in ids.tolist()]
+
+    def _whole_numbers(self, name: str, key: str, count: int) -> np.ndarray:
+        numbers = self._need(name, key)
+        self._check_rows(name, key, numbers, count)
+        if numbers.dtype.kind not in "iu":
+            raise InputError(f"{self.name}: {name}/{key} is {numbers.dtype}, but should be whole numbers")
+        return numbers.astype(np.int64)
+
+    def _check_rows(self, name: str, key: str, values: np.ndarray, count: int) -> None:
+        if values.shape != (count,):
+            raise InputError(f"{self.name}: {name}/{key} is {list(values.shape)}, but should be [{count}]")
 
     def _need(self, name: str, key: str) -> np.ndarray:
         value = self._arrays.get(f"{name}/{key}")

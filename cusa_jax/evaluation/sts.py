@@ -1,6 +1,6 @@
 """Semantic textual similarity: STS 2012-2016, STS-Benchmark and SICK-Relatedness by SentEval's protocol.
 
-Each pair of sentences is scored by the cosine of its two features; the figure is Spearman's correlation with
+Each pair of sentences is scored by the cosine of its two features; the metric is Spearman's correlation with
 the gold scores. For STS12-16 the published one is over all subsets together ('all', as in SimCSE and the
 reference's evaluation_sts.py:110); the mean over subsets, plain and weighted by pairs, and Pearson's come beside
 it. STS-B and SICK-R use their test split. Sentences are split at white space and joined by single spaces, with no
@@ -20,7 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.figures import Figures, Statistic, average, pearson, side_by_side, spearman, within
+from cusa_jax.evaluation.metrics import Metric
+from cusa_jax.evaluation.result import Result, side_by_side
+from cusa_jax.evaluation.statistics import Statistic, average, pearson, spearman, within
+from cusa_jax.evaluation.suite import Dataset, Evaluation, Suite
 
 SUBSETS = {
     "sts12": ("MSRpar", "MSRvid", "SMTeuroparl", "surprise.OnWN", "surprise.SMTnews"),
@@ -74,11 +77,11 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.divide(dot, length, out=np.zeros(len(first)), where=length > 0).astype(np.float32)
 
 
-def task_figures(similarity: dict[str, np.ndarray], subsets: dict[str, Pairs]) -> Figures:
-    """One task's figures, in percent; units are pairs, resampled within their subset.
+def task_result(similarity: dict[str, np.ndarray], subsets: dict[str, Pairs]) -> Result:
+    """One task's correlations, in percent; units are pairs, resampled within their subset.
 
     similarity: float [n] of each subset's pairs.
-    Names: '' for Spearman over all pairs together, `pearson`; with several subsets also `mean`, `wmean` and
+    Keys: '' for Spearman over all pairs together, `pearson`; with several subsets also `mean`, `wmean` and
     `pearson_mean`, `pearson_wmean` over them, and each subset's own Spearman under its name.
     """
     gold = np.concatenate([pairs.gold for pairs in subsets.values()])
@@ -97,11 +100,11 @@ def task_figures(similarity: dict[str, np.ndarray], subsets: dict[str, Pairs]) -
                 statistics |= dict(zip(subsets, parts, strict=True))
     dropped = sum(pairs.dropped for pairs in subsets.values())
     notes = (f"{dropped} pairs have no gold score and are left out",) if dropped else ()
-    return Figures("pair", tuple(sizes.tolist()), statistics, notes=notes)
+    return Result("pair", tuple(sizes.tolist()), statistics, notes=notes)
 
 
-def suite_figures(tasks: dict[str, Figures]) -> Figures:
-    """All tasks as one suite, with `avg`, the mean of their Spearman figures, where all seven are there."""
+def suite_result(tasks: dict[str, Result]) -> Result:
+    """All tasks as one suite, with `avg`, the mean of their Spearman correlations, where all seven are there."""
     suite = side_by_side("pair", tasks)
     notes = tuple(f"{task}: {note}" for task, part in tasks.items() for note in part.notes)
     statistics = suite.statistics
@@ -179,3 +182,52 @@ def _gold(path: Path, number: int, text: str) -> float:
     if not math.isfinite(value):
         raise InputError(f"{path}: line {number}: {text.strip()!r} is not a gold score")
     return value
+
+
+def _run(evaluation: Evaluation) -> Result:
+    """Every task whose files are there."""
+    root = evaluation.folder(SENTEVAL)
+    tasks, missing = {}, []
+    for task in TASKS:
+        try:
+            tasks[task] = read_task(root, task)
+        except InputError as error:
+            missing.append(f"{task} left out: {error}")
+    if not tasks:
+        raise InputError(f"{root}: {SENTEVAL.holds}; {missing[0]}")
+    pairs = [pair for subsets in tasks.values() for pair in subsets.values()]
+    sentences = list(dict.fromkeys(text for pair in pairs for text in (*pair.first, *pair.second)))
+    features, head = evaluation.source.sentences(sentences)
+    row = {text: n for n, text in enumerate(sentences)}
+
+    def similarity(pair: Pairs) -> np.ndarray:
+        first, second = ([row[text] for text in side] for side in (pair.first, pair.second))
+        return cosine(features[first], features[second])
+
+    result = suite_result(
+        {
+            task: task_result({name: similarity(pair) for name, pair in subsets.items()}, subsets)
+            for task, subsets in tasks.items()
+        }
+    )
+    return dataclasses.replace(result, head=head, notes=(*result.notes, *missing))
+
+
+SENTEVAL = Dataset(
+    "sts",
+    ("senteval", "sts"),
+    "it holds downstream/STS/ and downstream/SICK/ as SentEval's get_transfer_data script leaves them",
+)
+STS = Suite(
+    "sts",
+    "Semantic textual similarity",
+    (SENTEVAL,),
+    _run,
+    metrics=(
+        *(Metric(task, f"STS {task[3:]}") for task in SUBSETS),
+        Metric("stsb", "STS-B"),
+        Metric("sickr", "SICK-R"),
+        Metric("avg", "average"),
+    ),
+    first=(*TASKS, "avg"),
+)

@@ -52,9 +52,8 @@ class Sigmoid:
 
     def add(self, rows: RowSums, tile: Tile, scalars: Scalars) -> RowSums:
         logits = tile.student[self.pair] / scalars[self.tau] + scalars[self.bias]
-        return rows.replace(
-            sums=rows.sums + jnp.where(tile.counts, _surprise(logits, tile.positive), 0).sum(axis=-1)
-        )
+        surprise = jnp.where(tile.counts, _surprise(logits, tile.positive), 0)
+        return RowSums(maxima=(), sums=rows.sums + surprise.sum(axis=-1))
 
     def value(self, sums: jax.Array, columns: int) -> jax.Array:
         return sums

@@ -8,14 +8,17 @@ from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs, Pixels, Text
 from cusa_jax.models.clip_sizes import PRESETS, ClipConfig, check_pixels
 from cusa_jax.models.dual_encoder import DualEncoder, DualEncoderStudent
-from cusa_jax.models.layers import LayerNorm, Transformer
+from cusa_jax.models.layers import LayerNorm, PatchEmbedding, Transformer
 from cusa_jax.models.resnet import ModifiedResNet
 from cusa_jax.models.student import Family, Options
 
 
 def inputs(sizes: ClipConfig) -> Inputs:
     """CLIP's preprocessing and tokens; attention is causal, so that padding behind a caption may be cut."""
-    return Inputs(Pixels(sizes.image_size), Text(sizes.context_length, sizes.vocab_size))
+    return Inputs(
+        Pixels(sizes.image_size, sizes.mean, sizes.std, sizes.resize, sizes.resampling),
+        Text(sizes.context_length, sizes.vocab_size),
+    )
 
 
 def student(sizes: ClipConfig, options: Options) -> DualEncoderStudent:
@@ -40,25 +43,6 @@ def student(sizes: ClipConfig, options: Options) -> DualEncoderStudent:
 FAMILY = Family(ClipConfig, PRESETS, student)
 
 
-class PatchEmbedding(nn.Module):
-    """Pixels [B, H, W, 3] -> [B, patches, width], row by row: CLIP's convolution with stride = kernel, no bias.
-
-    Written as one matmul, whose gradient is far cheaper on CPU than the convolution's.
-    """
-
-    patch_size: int
-    width: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, pixels: jax.Array) -> jax.Array:
-        p, grid = self.patch_size, pixels.shape[1] // self.patch_size
-        init = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
-        kernel = self.param("kernel", init, (p, p, 3, self.width)).astype(self.dtype)
-        patches = pixels.astype(self.dtype).reshape(-1, grid, p, grid, p, 3).swapaxes(2, 3)
-        return patches.reshape(-1, grid * grid, p * p * 3) @ kernel.reshape(p * p * 3, self.width)
-
-
 class VisionTransformer(nn.Module):
     """Normalised pixels [B, H, W, 3] -> features [B, E]: the class token, projected. The same in training."""
 
@@ -71,7 +55,7 @@ class VisionTransformer(nn.Module):
     def __call__(self, pixels: jax.Array, train: bool = False) -> jax.Array:
         c = self.config
         init = nn.initializers.normal(c.vision_width**-0.5)
-        check_pixels(pixels, c)
+        check_pixels(pixels, c.image_size)
         x = PatchEmbedding(c.patch_size, c.vision_width, self.dtype, name="patch_embedding")(pixels)
         class_token = self.param("class_embedding", init, (c.vision_width,))
         x = jnp.concatenate(
@@ -79,8 +63,16 @@ class VisionTransformer(nn.Module):
         )
         x = x + self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)
         x = LayerNorm(dtype=self.dtype, name="ln_pre")(x)
-        compute = self.remat, self.dtype, self.attention
-        x = Transformer(c.vision_layers, c.vision_heads, False, c.activation, *compute, name="transformer")(x)
+        transformer = (
+            c.vision_layers,
+            c.vision_heads,
+            False,
+            c.activation,
+            self.remat,
+            self.dtype,
+            self.attention,
+        )
+        x = Transformer(*transformer, c.vision_mlp, name="transformer")(x)
         x = LayerNorm(dtype=self.dtype, name="ln_post")(x[:, 0])
         return x @ self.param("projection", init, (c.vision_width, c.embed_dim)).astype(x.dtype)
 
@@ -107,8 +99,8 @@ class TextTransformer(nn.Module):
         if tokens.shape[1] > c.context_length:
             raise InputError(f"captions of {tokens.shape[1]} tokens, but the model takes {c.context_length}")
         x = (embedding[tokens] + positions[: tokens.shape[1]]).astype(self.dtype)
-        compute = self.remat, self.dtype, self.attention
-        x = Transformer(c.text_layers, c.text_heads, True, c.activation, *compute, name="transformer")(x)
+        transformer = c.text_layers, c.text_heads, True, c.activation, self.remat, self.dtype, self.attention
+        x = Transformer(*transformer, c.text_mlp, name="transformer")(x)
         x = LayerNorm(dtype=self.dtype, name="ln_final")(x)
         # End-of-text is the highest id of the vocabulary, and argmax takes the first of several.
         x = x[jnp.arange(len(x)), tokens.argmax(axis=-1)]

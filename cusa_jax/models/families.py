@@ -6,10 +6,17 @@ import dataclasses
 from typing import Any
 
 from cusa_jax.errors import InputError
-from cusa_jax.models import clip, sgraf, vse
+from cusa_jax.models import clip, sgraf, siglip, vse
 from cusa_jax.models.student import Family, Options, Student
 
-FAMILIES: dict[str, Family] = {"clip": clip.FAMILY, "sgraf": sgraf.FAMILY, "vse": vse.FAMILY}
+FAMILIES: dict[str, Family] = {
+    "clip": clip.FAMILY,
+    "siglip": siglip.FAMILY,
+    "sgraf": sgraf.FAMILY,
+    "vse": vse.FAMILY,
+}
+# Fields of sizes that weights decide, whatever the preset of their architecture says.
+OWN = ("activation", "mean", "std", "resize", "resampling", "pad_id")
 
 
 def presets() -> dict[str, tuple[str, Any]]:
@@ -32,6 +39,15 @@ def describe(family: str, sizes: Any) -> dict[str, Any]:
     return {"family": family, "sizes": dataclasses.asdict(sizes)}
 
 
+def make_sizes(family: str, fields: Any, where: Any) -> Any:
+    """The sizes of a family with these fields. Raises InputError naming `where` for those that make no model."""
+    try:
+        return FAMILIES[family].sizes(**fields)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        reason = str(error) if isinstance(error, InputError) else repr(error)
+        raise InputError(f"{where}: does not say the sizes of a model ({reason})") from error
+
+
 def read_description(described: Any, where: Any) -> tuple[str, Any]:
     """(family, sizes) of a checkpoint or file; older ones say {'clip': sizes}.
 
@@ -40,17 +56,11 @@ def read_description(described: Any, where: Any) -> tuple[str, Any]:
     try:
         if "clip" in described:
             described = {"family": "clip", "sizes": described["clip"]}
-        family, sizes = str(described["family"]), described["sizes"]
-        if family not in FAMILIES:
-            raise InputError(
-                f"{where}: its model is of the family '{family}'; known are {', '.join(FAMILIES)}"
-            )
-        # JSON has no tuples.
-        plain = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in dict(sizes).items()
-        }
-        return family, FAMILIES[family].sizes(**plain)
-    except (TypeError, KeyError, ValueError, ArithmeticError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where}: does not say the model's sizes ({error!r})") from error
+        family, sizes = str(described["family"]), dict(described["sizes"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"{where}: does not say the model's family and sizes ({error!r})") from error
+    if family not in FAMILIES:
+        raise InputError(f"{where}: its model is of the family '{family}'; known are {', '.join(FAMILIES)}")
+    # JSON has no tuples.
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in sizes.items()}
+    return family, make_sizes(family, plain, where)

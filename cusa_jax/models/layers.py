@@ -1,4 +1,4 @@
-"""The pre-LN transformer that both CLIP towers are made of (reference clip/model.py:154-202).
+"""The pre-LN transformer that the towers of CLIP and SigLIP are made of (reference clip/model.py:154-202).
 
 Parameters are float32; `dtype` is the compute dtype. Layer norms and the attention softmax work in float32 or
 wider whatever `dtype` says.
@@ -15,6 +15,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     # OpenAI's weights were trained with the first, most open_clip weights with the second.
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    # The approximation by a tanh, SigLIP's.
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
 
 
@@ -32,6 +34,31 @@ class LayerNorm(nn.LayerNorm):
 
     epsilon: float = 1e-5
     use_fast_variance: bool = False
+
+
+class PatchEmbedding(nn.Module):
+    """Pixels [B, H, W, 3] -> [B, patches, width], row by row: a convolution with stride = kernel.
+
+    Rows and columns of pixels that no whole patch covers are left out. Written as one matmul, whose gradient is far
+    cheaper on CPU than the convolution's.
+    """
+
+    patch_size: int
+    width: int
+    dtype: jnp.dtype
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        p, grid = self.patch_size, pixels.shape[1] // self.patch_size
+        init = nn.initializers.lecun_normal(in_axis=(0, 1, 2))
+        kernel = self.param("kernel", init, (p, p, 3, self.width)).astype(self.dtype)
+        covered = pixels[:, : grid * p, : grid * p].astype(self.dtype)
+        patches = covered.reshape(-1, grid, p, grid, p, 3).swapaxes(2, 3)
+        x = patches.reshape(-1, grid * grid, p * p * 3) @ kernel.reshape(p * p * 3, self.width)
+        if self.bias:
+            x = x + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+        return x
 
 
 class Attention(nn.Module):
@@ -112,6 +139,18 @@ def gradient_in_memory(x: jax.Array) -> jax.Array:
 gradient_in_memory.defvjp(lambda x: (x, None), lambda _, gradient: (jax.lax.optimization_barrier(gradient),))
 
 
+def feed_forward(
+    x: jax.Array, mlp_width: int, activation: str, out_std: float, dtype: jnp.dtype
+) -> jax.Array:
+    """An MLP over x [..., W], of the layers `fc` and `proj` of the module that calls it. mlp_width: 0 for 4 W."""
+    width = x.shape[-1]
+    fc_init = nn.initializers.normal((2 * width) ** -0.5)
+    hidden = nn.Dense(mlp_width or 4 * width, kernel_init=fc_init, dtype=dtype, name="fc")(x)
+    hidden = ACTIVATIONS[activation](hidden)
+    proj_init = nn.initializers.normal(out_std)
+    return nn.Dense(width, kernel_init=proj_init, dtype=dtype, name="proj")(hidden)
+
+
 class Block(nn.Module):
     """x + attention(LN x), then x + MLP(LN x)."""
 
@@ -121,27 +160,25 @@ class Block(nn.Module):
     out_std: float
     dtype: jnp.dtype
     attention: str
+    mlp_width: int = 0
+    epsilon: float = LayerNorm.epsilon
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        width = x.shape[-1]
         x = gradient_in_memory(x)
-        normed = LayerNorm(dtype=self.dtype, name="ln_1")(x)
+        normed = LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="ln_1")(x)
         attention = Attention(self.heads, self.causal, self.out_std, self.dtype, self.attention, name="attn")
         x = x + attention(normed)
         x = gradient_in_memory(x)
-        hidden = LayerNorm(dtype=self.dtype, name="ln_2")(x)
-        fc_init = nn.initializers.normal((2 * width) ** -0.5)
-        hidden = nn.Dense(4 * width, kernel_init=fc_init, dtype=self.dtype, name="fc")(hidden)
-        hidden = ACTIVATIONS[self.activation](hidden)
-        proj_init = nn.initializers.normal(self.out_std)
-        return x + nn.Dense(width, kernel_init=proj_init, dtype=self.dtype, name="proj")(hidden)
+        normed = LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="ln_2")(x)
+        return x + feed_forward(normed, self.mlp_width, self.activation, self.out_std, self.dtype)
 
 
 class Transformer(nn.Module):
     """`layers` blocks over x [B, L, W]; `remat` recomputes each block's activations in the backward pass.
 
-    Fresh weights follow CLIP's text tower (reference clip/model.py:300-313), in the image tower too.
+    mlp_width: of the hidden layer of the MLPs; 0 for 4 W. epsilon: of the layer norms.
+    Fresh weights follow CLIP's text tower (reference clip/model.py:300-313), in every other tower too.
     """
 
     layers: int
@@ -151,6 +188,8 @@ class Transformer(nn.Module):
     remat: bool
     dtype: jnp.dtype
     attention: str = "xla"
+    mlp_width: int = 0
+    epsilon: float = LayerNorm.epsilon
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -158,5 +197,5 @@ class Transformer(nn.Module):
         out_std = (x.shape[-1] * 2 * self.layers) ** -0.5
         sizes = self.heads, self.causal, self.activation, out_std, self.dtype, self.attention
         for n in range(self.layers):
-            x = block(*sizes, name=f"block_{n}")(x)
+            x = block(*sizes, self.mlp_width, self.epsilon, name=f"block_{n}")(x)
         return x

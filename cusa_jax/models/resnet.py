@@ -120,7 +120,7 @@ class ModifiedResNet(nn.Module):
     @nn.compact
     def __call__(self, pixels: jax.Array, train: bool = False) -> jax.Array:
         c = self.config
-        check_pixels(pixels, c)
+        check_pixels(pixels, c.image_size)
         x = pixels.astype(self.dtype)
         for n, (channels, stride) in enumerate(
             ((c.vision_width // 2, 2), (c.vision_width // 2, 1), (c.vision_width, 1)), start=1

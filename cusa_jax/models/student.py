@@ -21,9 +21,8 @@ ModelState: TypeAlias = (
     Any  # the collections beside 'params', as a training pass leaves them; {} of most students
 )
 Encoded: TypeAlias = Any  # a pytree of arrays [B, …] of both sides, whose rows belong to the rows of a batch
-Rngs: TypeAlias = Mapping[str, jax.Array] | None  # keys by linen's names, such as {'dropout': key}
+Rngs: TypeAlias = dict[str, jax.Array] | None  # keys by linen's names, such as {'dropout': key}
 Side = Literal["image", "text"]
-Heads = Literal["linear", "none"]
 
 
 class Student(Protocol):

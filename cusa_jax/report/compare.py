@@ -1,78 +1,56 @@
 """Runs side by side: a table of their results, and their learning curves as a picture."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matplotlib import pyplot as plt
 
-from cusa_jax.errors import InputError
-from cusa_jax.report.figures import draw_lines, series
-from cusa_jax.runlog import read_metrics
-from cusa_jax.workdir import RESULTS, read_json
-
-# Column heading and key of results.json, in the order of the table; absent ones are left out.
-COLUMNS = (
-    ("i2t R@1", "txt_r1"),
-    ("i2t R@5", "txt_r5"),
-    ("i2t R@10", "txt_r10"),
-    ("t2i R@1", "img_r1"),
-    ("t2i R@5", "img_r5"),
-    ("t2i R@10", "img_r10"),
-    ("r_mean", "r_mean"),
-    ("i2t mAP@R", "txt_map_at_r"),
-    ("t2i mAP@R", "img_map_at_r"),
-    ("exact i2t R@1", "txt_exact_r1"),
-    ("exact t2i R@1", "img_exact_r1"),
-)
-PANELS = (  # split, key of metrics.jsonl, heading
-    ("train", "loss_contrastive", "contrastive loss"),
-    ("train", "loss_csa", "CSA loss"),
-    ("train", "loss_usa", "USA loss"),
-    ("train", "tau_contrastive", "contrastive temperature"),
-    ("val", "r_mean", "validation, mean recall (%)"),
-    ("val", "map_at_r", "validation, mAP@R on exact relevance (%)"),
-)
+from cusa_jax.evaluation.metrics import METRICS
+from cusa_jax.report.plots import Lines, Points, draw_lines, logged, loss_title, series, term
+from cusa_jax.runlog import read_metrics, read_results
 
 
 def comparison(workdirs: Sequence[Path]) -> str:
-    """The test results of finished runs as a text table, one run a row, with differences to the first.
+    """The test results of finished runs as a text table, one run a column, with differences to the first.
 
     Raises InputError for a folder without results.
     """
     results = [read_results(workdir) for workdir in workdirs]
-    columns = [(title, key) for title, key in COLUMNS if key in results[0]["test"]]
-    rows = [["test, %", *(title for title, _ in columns), "best step"]]
+    tests = [result["test"] for result in results]
+    shared = [
+        metric for metric in METRICS if metric.unit == "%" and all(metric.key in test for test in tests)
+    ]
+    columns = [["test, %", *(metric.short for metric in shared), "best step"]]
     for workdir, result in zip(workdirs, results, strict=True):
-        rows.append(
-            [workdir.name, *(f"{result['test'][key]:.2f}" for _, key in columns), str(result["best_step"])]
-        )
-    for workdir, result in zip(workdirs[1:], results[1:], strict=True):
-        differences = [f"{result['test'][key] - results[0]['test'][key]:+.2f}" for _, key in columns]
-        rows.append([f"{workdir.name} − {workdirs[0].name}", *differences, ""])
-    # Upright: metrics are more than runs, and a terminal is narrow.
-    upright = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in rows]
+        values = [f"{result['test'][metric.key]:.2f}" for metric in shared]
+        columns.append([workdir.name, *values, str(result["best_step"])])
+    for workdir, test in zip(workdirs[1:], tests[1:], strict=True):
+        differences = [f"{test[metric.key] - tests[0][metric.key]:+.2f}" for metric in shared]
+        columns.append([f"{workdir.name} − {workdirs[0].name}", *differences, ""])
+    widths = [max(map(len, column)) for column in columns]
     return "\n".join(
         "  ".join(
             [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
         )
-        for line in upright
+        for line in zip(*columns, strict=True)
     )
 
 
 def learning_curves(workdirs: Sequence[Path], picture: Path) -> None:
     """Loss terms and temperatures over training, retrieval on validation over epochs; one colour a run."""
-    curves = {split: [read_metrics(workdir, split) for workdir in workdirs] for split in ("train", "val")}
+    logs = {split: [read_metrics(workdir, split) for workdir in workdirs] for split in ("train", "val")}
     names = [workdir.name for workdir in workdirs]
     panels = [
-        (title, dict(zip(names, (series(lines, key) for lines in curves[split]), strict=True)))
-        for split, key, title in PANELS
+        (title, dict(zip(names, (series(lines, key) for lines in logs[split]), strict=True)))
+        for split, key, title in _panels(logs["train"])
     ]
-    panels = [(title, lines) for title, lines in panels if any(x for x, _ in lines.values())]
-    columns = -(-len(panels) // 2)
+    panels = [(title, curves) for title, curves in panels if _moves(curves.values())]
+    columns = -(-max(1, len(panels)) // 2)
     figure, axes = plt.subplots(2, columns, figsize=(4.2 * columns, 6.4), squeeze=False)
-    for axis, (title, lines) in zip(axes.flat, panels, strict=False):
-        draw_lines(axis, lines, "step")
+    for axis, (title, curves) in zip(axes.flat, panels, strict=False):
+        draw_lines(axis, curves, "step")
         axis.legend(fontsize=8)
         axis.set_title(title, fontsize=10)
     for axis in list(axes.flat)[len(panels) :]:
@@ -82,9 +60,22 @@ def learning_curves(workdirs: Sequence[Path], picture: Path) -> None:
     plt.close(figure)
 
 
-def read_results(workdir: Path) -> dict:
-    """results.json of a finished run. Raises InputError where there is none."""
-    path = workdir / RESULTS
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; the run is not finished, its train command continues it")
-    return read_json(path)
+def _panels(logs: Sequence[Lines]) -> list[tuple[str, str, str]]:
+    """(split, key of metrics.jsonl, heading): every term and scalar that a run logged, then what validation shows."""
+    lines = [line for log in logs for line in log]
+    return [
+        *(("train", key, loss_title(key)) for key in logged(lines, "loss_")),
+        *(("train", key, f"temperature, {term(key)}") for key in logged(lines, "tau_")),
+        *(("train", key, f"bias, {term(key)}") for key in logged(lines, "bias_")),
+        *(
+            ("val", metric.key, f"validation, {metric.label} (%)")
+            for metric in METRICS
+            if metric.plotted and not metric.way
+        ),
+    ]
+
+
+def _moves(curves: Iterable[Points]) -> bool:
+    """Whether there is anything to see: a scalar that no run trains is a straight line."""
+    values = [y for _, ys in curves for y in ys]
+    return len(set(values)) > 1

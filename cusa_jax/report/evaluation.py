@@ -1,4 +1,4 @@
-"""What the page of an evaluation shows: every suite's figures, of one model or two, the paper's beside them."""
+"""What the page of an evaluation shows: every suite's metrics, of one model or two, the paper's beside them."""
 
 from __future__ import annotations
 
@@ -9,48 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from cusa_jax.evaluation.bootstrap import Interval
-from cusa_jax.evaluation.sts import TASKS
+from cusa_jax.evaluation.metrics import described
+from cusa_jax.evaluation.suite import Suite
+from cusa_jax.evaluation.suites import SUITES
 from cusa_jax.report import published
-from cusa_jax.report.figures import Figure, whiskers
-
-TITLES = {
-    "flickr30k": "Flickr30K",
-    "coco5k": "COCO 5K",
-    "coco1k": "COCO 1K, mean of five folds",
-    "eccv": "ECCV Caption",
-    "cxc": "Crisscrossed Captions",
-    "cub": "CUB-200-2011",
-    "sop": "Stanford Online Products",
-    "inshop": "In-Shop Clothes",
-    "inat": "iNaturalist 2018",
-    "sts": "Semantic textual similarity",
-}
-_WORDS = {
-    "i2t": "image → text",
-    "t2i": "text → image",
-    "rank1": "rank-1",
-    "map_at_r": "mAP@R",
-    "rprecision": "R-Precision",
-    "r_mean": "mean recall",
-    "rsum": "RSUM",
-    "avg": "average",
-    "spearman": "Spearman",
-    **{f"{a}_{b}": f"{a}–{b}" for a in ("text", "image") for b in ("text", "image")},
-    **{f"r{k}": f"R@{k}" for k in (1, 5, 10)},
-    **{f"sts{year}": f"STS {year}" for year in range(12, 17)},
-    "stsb": "STS-B",
-    "sickr": "SICK-R",
-}
-_FIRST = {"sts": (*TASKS, "avg")}  # where a suite has too many figures to read, those that are read first
+from cusa_jax.report.plots import Plot, whiskers
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One figure. values: of each model, {'value', 'low', 'high'} or None. difference: second minus first, with its
-    'verdict', or None. paper: of each model and loss of the section, None where the paper has no such figure."""
+class MetricRow:
+    """One metric. values: of each model, {'value', 'low', 'high'} or None. difference: second minus first, with its
+    'verdict', or None. paper: of each model and loss of the section, None where the paper has no such number.
+    percent: whether it can be drawn beside the others.
+    """
 
     metric: str
     label: str
+    percent: bool
     values: list[Mapping[str, Any] | None]
     difference: Mapping[str, Any] | None
     paper: list[list[float | None]]
@@ -67,13 +42,13 @@ class Section:
     data: list[str]
     notes: list[str]
     paper: dict[str, list[str]]
-    rows: list[Row]
-    more: list[Row]
-    figure: Figure | None
+    rows: list[MetricRow]
+    more: list[MetricRow]
+    plot: Plot | None
 
 
 def sections(models: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]) -> list[Section]:
-    """models: one or two of `results.record`. compared: `results.comparison` of two, {} of one."""
+    """models: one or two of `record.record`. compared: `record.comparison` of two, {} of one."""
     differences, not_compared = compared.get("differences", {}), compared.get("not_compared", {})
     suites = dict.fromkeys(suite for model in models for suite in model["suites"])
     return [
@@ -92,64 +67,68 @@ def _section(
     suite: str, models: Sequence[Mapping[str, Any]], differences: Mapping[str, Any], not_compared: str
 ) -> Section:
     """differences: metric -> second minus first. not_compared: why there are none, or ''."""
+    known = SUITES[suite]
     parts = [model["suites"].get(suite) for model in models]
     done = [part for part in parts if part]
     names = short_names(models)
-    official = published.IMAGES.get(suite)
-    same_data = official is None or all(part["units"] == official for part in done)
+    same_data = known.images is None or all(part["units"] == known.images for part in done)
     data = [f"{part['head']}; {part['units']:,} {part['unit']}s." for part in done]
     if len(set(data)) > 1:
-        data = [f"{name}: {told}" for name, told in zip(names, data, strict=True)]
+        data = [f"{name}: {line}" for name, line in zip(names, data, strict=True)]
     notes = list(dict.fromkeys(note for part in done for note in part["notes"]))
     if not_compared:
         notes.insert(0, f"not compared: {not_compared}")
     if not same_data:
-        notes.insert(0, f"not the paper's data, which are {official:,} images: its figures are no comparison")
+        notes.insert(
+            0, f"not the paper's data, which are {known.images:,} images: its figures are no comparison"
+        )
     tables = _tables(suite, models) if same_data else {}
     rows = [
-        Row(
-            metric,
-            _label(metric),
-            [part["metrics"].get(metric) if part else None for part in parts],
-            differences.get(metric),
-            [[figures.get(metric) for figures in losses.values()] for losses in tables.values()],
-        )
-        for metric in dict.fromkeys(metric for part in done for metric in part["metrics"])
+        _row(known, key, parts, differences, tables)
+        for key in dict.fromkeys(key for part in done for key in part["metrics"])
     ]
-    first = [row for row in rows if row.metric in _FIRST.get(suite, (row.metric,))]
+    first = [row for row in rows if row.metric in (known.first or (row.metric,))]
     return Section(
-        TITLES[suite],
+        known.title,
         list(dict.fromkeys(data)),
         notes,
         {model: list(losses) for model, losses in tables.items()},
         first,
         [row for row in rows if row not in first],
-        _figure(TITLES[suite], first, names, tables),
+        _plot(known.title, first, names, tables),
+    )
+
+
+def _row(
+    suite: Suite,
+    key: str,
+    parts: Sequence[Mapping[str, Any] | None],
+    differences: Mapping[str, Any],
+    tables: Mapping[str, Any],
+) -> MetricRow:
+    metric = described(key, suite.metrics)
+    return MetricRow(
+        key,
+        metric.title,
+        metric.unit == "%",
+        [part["metrics"].get(key) if part else None for part in parts],
+        differences.get(key),
+        [[figures.get(key) for figures in losses.values()] for losses in tables.values()],
     )
 
 
 def _tables(suite: str, models: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """The paper's figures of the models that ours are; of all its CLIPs where one of ours is none of them."""
+    """The paper's numbers of the models that ours are; of all its CLIPs where one of ours is none of them."""
     tables = published.by_loss(suite)
     names = [published.MODELS.get(model["architecture"]) for model in models]
     return tables if None in names else {name: table for name, table in tables.items() if name in names}
 
 
-def _label(metric: str) -> str:
-    """'i2t_map_at_r' -> 'image → text, mAP@R'."""
-    first, _, rest = metric.partition("_")
-    if metric in _WORDS or first not in _WORDS:
-        return _WORDS.get(metric, metric.replace("_", " "))
-    return (
-        f"{_WORDS[first]}{', ' if first in ('i2t', 't2i') else ' '}{_WORDS.get(rest, rest.replace('_', ' '))}"
-    )
-
-
-def _figure(
-    title: str, rows: Sequence[Row], names: Sequence[str], tables: Mapping[str, Any]
-) -> Figure | None:
-    """Intervals of the percentages: of the differences where there are any, else of the figures."""
-    rows = [row for row in rows if not row.metric.endswith(("_rank", "rsum"))]
+def _plot(
+    title: str, rows: Sequence[MetricRow], names: Sequence[str], tables: Mapping[str, Any]
+) -> Plot | None:
+    """Intervals of the percentages: of the differences where there are any, else of the values."""
+    rows = [row for row in rows if row.percent]
     if any(row.difference for row in rows):
         drawn = {row.label: {"difference": _interval(row.difference)} for row in rows if row.difference}
         return whiskers(f"{title}: {names[1]} − {names[0]}", drawn, "percentage points", zero=True)
@@ -160,8 +139,8 @@ def _figure(
     for model, losses in tables.items():
         for row in rows:
             if row.metric in losses["CUSA"]:
-                published_figure = Interval(losses["CUSA"][row.metric], math.nan, math.nan)
-                drawn[row.label][f"paper, {model}, CUSA"] = published_figure
+                value = Interval(losses["CUSA"][row.metric], math.nan, math.nan)
+                drawn[row.label][f"paper, {model}, CUSA"] = value
     return whiskers(f"{title}: figures and their 95 % intervals", drawn, "%") if rows else None
 
 

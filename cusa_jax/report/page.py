@@ -13,33 +13,25 @@ import jinja2
 from PIL import Image
 
 from cusa_jax.config import default_config, flat
-from cusa_jax.data.images import open_image
+from cusa_jax.data.sources import ImageFiles, ImageSource
 from cusa_jax.data.splits import Split
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.retrieval import EmbeddedSplit
-from cusa_jax.experiment import Experiment
+from cusa_jax.evaluation.metrics import METRICS
+from cusa_jax.evaluation.retrieval import ScoredSplit
 from cusa_jax.files import written_whole
+from cusa_jax.jsonfile import read_json
 from cusa_jax.report import published, soft_labels
-from cusa_jax.report.compare import read_results
 from cusa_jax.report.evaluation import sections, short_names
-from cusa_jax.report.figures import training_curves, validation_curves
+from cusa_jax.report.plots import training_curves, validation_curves
 from cusa_jax.report.study import Study, study
-from cusa_jax.types import Params
-from cusa_jax.workdir import CONFIG, read_json
+from cusa_jax.runlog import read_results
+from cusa_jax.types import Similarities, SoftLabels
+from cusa_jax.workdir import CONFIG
 
 REPORT = "report.html"
-_THUMBNAIL = 240  # pixels of the longer side
-# Heading, keys of results.json for images that look for captions and captions that look for images.
-RESULTS_TABLE = (
-    ("R@1", "txt_r1", "img_r1"),
-    ("R@5", "txt_r5", "img_r5"),
-    ("R@10", "txt_r10", "img_r10"),
-    ("mean recall", "txt_r_mean", "img_r_mean"),
-    ("mAP@R, exact relevance", "txt_map_at_r", "img_map_at_r"),
-    ("R-Precision, exact relevance", "txt_r_precision", "img_r_precision"),
-    ("R@1, exact relevance", "txt_exact_r1", "img_exact_r1"),
-)
+# Pixels of the longer side.
+_THUMBNAIL = 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +43,18 @@ class Evidence:
     split: Split
 
 
-def gather(run: Experiment, variables: Params, embedded: EmbeddedSplit) -> Evidence:
-    """variables: of the best model, on the mesh. embedded: the test split under them."""
-    split = run.splits["test"]
-    return Evidence(soft_labels.compare(run, variables), study(embedded, split), split)
+def gather(
+    scored: ScoredSplit, split: Split, similarities: tuple[Similarities, SoftLabels] | None
+) -> Evidence:
+    """scored: the test split under the best model. similarities: of one batch, as `soft_labels.compare` takes them;
+    None without teachers."""
+    comparisons = soft_labels.compare(*similarities) if similarities else []
+    return Evidence(comparisons, study(scored, split), split)
 
 
 def write_report(workdir: Path, evidence: Evidence | None, missing: str = "") -> Path:
     """report.html of a finished run. missing: why there is no evidence. Raises InputError for an unfinished run."""
-    results, config = read_results(workdir), read_json(workdir / CONFIG)
+    results, config = read_results(workdir), _read_config(workdir)
     ours, defaults = flat(config), flat(default_config())
     test = results["test"]
     suite = published.suite(evidence.split.table) if evidence else None
@@ -69,7 +64,8 @@ def write_report(workdir: Path, evidence: Evidence | None, missing: str = "") ->
         name=workdir.resolve().name,
         config=config,
         results=results,
-        rows=[(title, test[i2t], test[t2i]) for title, i2t, t2i in RESULTS_TABLE if i2t in test],
+        terms=[(name, term["weight"]) for name, term in config["loss"].items() if _has_weight(term)],
+        rows=_rows(test),
         published=published.beside(test, suite, config["model"]["name"]),
         curves=training_curves(workdir),
         recalls=validation_curves(workdir),
@@ -79,13 +75,47 @@ def write_report(workdir: Path, evidence: Evidence | None, missing: str = "") ->
     )
 
 
+def _read_config(workdir: Path) -> dict[str, Any]:
+    """config.json as the run left it. Raises InputError where it lacks what the page shows."""
+    path = workdir / CONFIG
+    config = read_json(path)
+    for key in ("model", "loss", "teacher"):
+        if not isinstance(config.get(key), dict):
+            raise InputError(f"{path}: has no '{key}' with its settings; bring back the run's own")
+    shown = {"init_from": config, "seed": config, "name": config["model"], "control": config["teacher"]}
+    for key, settings in shown.items():
+        if key not in settings:
+            raise InputError(f"{path}: lacks '{key}'; bring back the run's own")
+    return config
+
+
+def _has_weight(settings: Any) -> bool:
+    """Whether settings of the loss are those of a term that counts."""
+    weight = settings.get("weight") if isinstance(settings, dict) else None
+    return isinstance(weight, int | float) and weight > 0
+
+
+def _rows(test: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    """(label, image to text, text to image) of every percentage that results.json has of both."""
+    others = {(metric.label, metric.way): metric.key for metric in METRICS}
+    pairs = [
+        (metric.label, metric.key, others[metric.label, "t2i"])
+        for metric in METRICS
+        if metric.way == "i2t" and metric.unit == "%"
+    ]
+    return [(label, test[i2t], test[t2i]) for label, i2t, t2i in pairs if i2t in test and t2i in test]
+
+
 def write_search(file: Path, text: str, image: str, hits: Sequence[tuple[float, Path]]) -> Path:
     """A gallery of (score, photo), best first, for a text or for the photo at the path `image`."""
-    return _write(file, "search.html.j2", text=text, image=image, hits=hits)
+    images, asked = (
+        ImageFiles(paths, as_shown=True) for paths in ([path for _, path in hits], [Path(image)])
+    )
+    return _write(file, "search.html.j2", text=text, image=image, hits=hits, images=images, asked=asked)
 
 
 def write_evaluation(file: Path, models: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]) -> Path:
-    """Figures of one model or two, beside the paper's; the arguments of `evaluation.sections`."""
+    """Metrics of one model or two, beside the paper's; the arguments of `evaluation.sections`."""
     return _write(
         file,
         "evaluation.html.j2",
@@ -101,7 +131,8 @@ def _write(file: Path, template: str, **content: Any) -> Path:
     """Whole or not at all, by one process."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cusa_jax", "assets/templates"),
-        autoescape=True,  # captions and file names are others' words
+        # Captions and file names are others' words.
+        autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -122,14 +153,15 @@ def _write(file: Path, template: str, **content: Any) -> Path:
     return file
 
 
-def thumbnail(path: str | Path) -> str:
-    """The picture as a data URI, at most _THUMBNAIL pixels wide and high; '' where it can no longer be read."""
+def thumbnail(images: ImageSource, number: int) -> str:
+    """A picture as a data URI, at most _THUMBNAIL pixels wide and high; '' where it can no longer be read."""
     try:
-        picture = open_image(path)
+        picture = images.picture(number)
     except InputError:
         return ""
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    kind = "png" if max(picture.size) <= 64 else "jpeg"  # tiny ones are drawn large: keep their every pixel
+    # Tiny ones are drawn large: keep their every pixel.
+    kind = "png" if max(picture.size) <= 64 else "jpeg"
     buffer = io.BytesIO()
     picture.save(buffer, kind, quality=82)
     return _uri(buffer.getvalue(), kind)

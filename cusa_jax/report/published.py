@@ -1,4 +1,4 @@
-"""The paper's figures for the same test data, to stand beside ours."""
+"""The paper's numbers for the same test data, to stand beside ours."""
 
 from __future__ import annotations
 
@@ -9,39 +9,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from cusa_jax.data.captions import CaptionTable
+from cusa_jax.evaluation.metrics import METRICS
+from cusa_jax.evaluation.recall import COCO5K, FLICKR30K
 
 MODELS = {"vit_b_32": "CLIP ViT-B/32", "vit_l_14_336": "CLIP ViT-L/14@336"}
 LOSSES = {"contrastive": "", "CSA": " + CSA", "USA": " + USA", "CUSA": " + CUSA"}
-# How many images each of the paper's test sets has; those of In-Shop that ask. Others are no comparison. A run's test
-# split must have the names of its files too (`suite`); an evaluation, whose suite names the data, goes by size alone.
-IMAGES = {
-    "flickr30k": 1000, "coco5k": 5000, "eccv": 5000, "cub": 5924, "sop": 60502, "inshop": 14218, "inat": 136093,
-}  # fmt: skip
-# Keys of the paper's tables and of our results.json.
-KEYS = {
-    "i2t R@1": ("i2t_r1", "txt_r1"),
-    "i2t R@5": ("i2t_r5", "txt_r5"),
-    "i2t R@10": ("i2t_r10", "txt_r10"),
-    "t2i R@1": ("t2i_r1", "img_r1"),
-    "t2i R@5": ("t2i_r5", "img_r5"),
-    "t2i R@10": ("t2i_r10", "img_r10"),
-    "RSUM": ("rsum", "rsum"),
-}
 
 
 def suite(table: CaptionTable) -> str | None:
-    """'flickr30k' or 'coco5k' if a test split is the official one, going by its size and its files' names."""
+    """'flickr30k' or 'coco5k' if a test split is the official one, going by its size and its files' names.
+
+    An evaluation, whose suite names the data, goes by the size alone (`Suite.images`).
+    """
     names = [path.stem for path in table.image_paths]
     five_each = len(table.captions) == 5 * len(names)
-    if len(names) == IMAGES["flickr30k"] and five_each and all(name.isdecimal() for name in names):
+    if len(names) == FLICKR30K.images and five_each and all(name.isdecimal() for name in names):
         return "flickr30k"
-    if len(names) == IMAGES["coco5k"] and all(name.startswith("COCO_val2014_") for name in names):
+    if len(names) == COCO5K.images and all(name.startswith("COCO_val2014_") for name in names):
         return "coco5k"
     return None
 
 
 def beside(test: Mapping[str, float], suite: str | None, model: str) -> dict[str, dict[str, float]]:
-    """{metric: {'this run': ours, 'contrastive': the paper's, …}}; empty where the paper has no such figures.
+    """{metric: {'this run': ours, 'contrastive': the paper's, …}}; empty where the paper has no such numbers.
 
     test: of results.json. model: `config.model.name`.
     """
@@ -49,13 +39,15 @@ def beside(test: Mapping[str, float], suite: str | None, model: str) -> dict[str
         return {}
     tables = by_loss(suite)[MODELS[model]]
     return {
-        metric: {"this run": test[ours]} | {loss: figures[theirs] for loss, figures in tables.items()}
-        for metric, (theirs, ours) in KEYS.items()
+        metric.title: {"this run": test[metric.key]}
+        | {loss: figures[metric.key] for loss, figures in tables.items()}
+        for metric in METRICS
+        if metric.key in test and all(metric.key in figures for figures in tables.values())
     }
 
 
 def by_loss(suite: str) -> dict[str, dict[str, dict[str, float]]]:
-    """{model: {loss: {metric: figure}}} of the paper's CLIPs; metrics as `evaluation` names them, in percent.
+    """{model: {loss: {metric: number}}} of the paper's CLIPs; metrics as `evaluation` names them, in percent.
 
     Empty where the paper has no such suite.
     """
@@ -68,6 +60,6 @@ def by_loss(suite: str) -> dict[str, dict[str, dict[str, float]]]:
 
 @functools.cache
 def published() -> dict[str, Any]:
-    """{"source": where in the paper and how measured, "models": {model: {suite: {metric: figure}}}}."""
+    """{"source": where in the paper and how measured, "models": {model: {suite: {metric: number}}}}."""
     file = importlib.resources.files("cusa_jax") / "assets" / "published.json"
     return json.loads(file.read_text())

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import cast
+from typing import Any
 
 import jax
 import numpy as np
 
 from cusa_jax import sharding, similarity
-from cusa_jax.data.images import normalise
-from cusa_jax.experiment import Experiment
-from cusa_jax.report.figures import Figure, heat_map
-from cusa_jax.step import Recipe, frozen_features
-from cusa_jax.types import Batch, Embeddings, Params, Similarities, SoftLabels
+from cusa_jax.report.plots import Plot, heat_map
+from cusa_jax.step import frozen_features
+from cusa_jax.types import Array, Batch, Params, Similarities, SoftLabels
 
-_ROWS = 64  # more cannot be told apart on a screen
+# More cannot be told apart on a screen.
+_ROWS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,38 +22,57 @@ class Comparison:
     """Heat maps of one kind of pairs. agreement: Pearson's r of the two over pairs of different samples, or None."""
 
     title: str
-    figures: list[Figure]
+    plots: list[Plot]
     agreement: float | None = None
 
 
-def compare(run: Experiment, variables: Params) -> list[Comparison]:
-    """The first rows of the first training batch. Empty without teachers.
+def compare(student: Similarities, teacher: SoftLabels) -> list[Comparison]:
+    """The same samples as the student and as the teachers see them, [B, B] each; the first rows are shown.
 
-    variables: the model's, on the mesh. Rows are ordered so that samples that the teachers find alike stand together.
+    They are ordered so that samples that the teachers find alike stand together.
     """
-    if run.recipe.teachers is None:
-        return []
-    run.batches.set_state({"step": 0})
-    batch = sharding.put_batch(next(run.batches), run.mesh)
-    both = jax.jit(functools.partial(_similarities, recipe=run.recipe))(variables, run.teacher_params, batch)
-    student, teacher = jax.tree.map(lambda x: sharding.fetch(x)[:_ROWS, :_ROWS], both)
-    order = _like_by_like(teacher.image + teacher.text)
-    student, teacher = jax.tree.map(lambda x: x[np.ix_(order, order)], (student, teacher))
+    image, text = (np.asarray(matrix)[:_ROWS, :_ROWS] for matrix in (teacher.image, teacher.text))
+    order = _like_by_like(image + text)
+
+    def ordered(matrix: Array) -> np.ndarray:
+        return np.asarray(matrix)[np.ix_(order, order)]
+
+    pairs = [
+        ("Images with images (USA)", teacher.image, student.image_image),
+        ("Captions with captions (USA)", teacher.text, student.text_text),
+    ]
     return [
-        _pair("Images with images (USA)", teacher.image, student.image_image),
-        _pair("Captions with captions (USA)", teacher.text, student.text_text),
-        Comparison("Images with captions (CSA)", [heat_map("Student", student.image_text)]),
+        *(
+            _pair(title, ordered(ours), ordered(theirs))
+            for title, ours, theirs in pairs
+            if theirs is not None
+        ),
+        Comparison("Images with captions (CSA)", [heat_map("Student", ordered(student.image_text))]),
     ]
 
 
-def _similarities(
-    variables: Params, teacher_params: Params, batch: Batch, *, recipe: Recipe
-) -> tuple[Similarities, SoftLabels]:
-    pixels = normalise(batch.image)
-    embeddings = cast(Embeddings, recipe.model.apply(variables, pixels, batch.tokens))
-    features = frozen_features(teacher_params, batch, recipe)
-    assert features is not None
-    return similarity.student(embeddings), similarity.teacher(*features)
+def of_first_batch(run: Any, variables: Params) -> tuple[Similarities, SoftLabels] | None:
+    """Both, of the first batch of a training; None without teachers. variables: the model's, on the mesh.
+
+    run: an `experiment.Experiment`.
+    """
+    if run.recipe.teachers is None:
+        return None
+
+    def similarities(
+        variables: Params, teacher_params: Params, batch: Batch
+    ) -> tuple[Similarities, SoftLabels]:
+        student = run.recipe.student
+        encoded, _ = student.encode(variables, batch.image, batch.tokens)
+        compared, _ = student.compare(variables, encoded)
+        features = frozen_features(teacher_params, batch, run.recipe)
+        assert features is not None
+        return compared, similarity.teacher(*features)
+
+    run.batches.set_state({"step": 0})
+    batch = sharding.put_batch(next(run.batches), run.mesh)
+    both = jax.jit(similarities)(variables, run.teacher_params, batch)
+    return jax.tree.map(sharding.fetch, both)
 
 
 def _pair(title: str, teacher: np.ndarray, student: np.ndarray) -> Comparison:

@@ -8,21 +8,21 @@ from typing import Literal
 import numpy as np
 
 from cusa_jax.data.splits import Split
-from cusa_jax.evaluation import eccv
-from cusa_jax.evaluation.retrieval import EmbeddedSplit
-from cusa_jax.search.query import top_k
+from cusa_jax.evaluation import coco
+from cusa_jax.evaluation.retrieval import ScoredSplit
+from cusa_jax.evaluation.scores import Scores, Way
 
 # 'unannotated': true of the query, but not annotated as its pair: a false negative of the data set.
 # 'wrong': known to be untrue, which takes exact relevance. 'unknown': not annotated, and nobody has said whether it
 # is true: ECCV Caption looked at some queries of COCO's test split, and at what five models proposed for them.
 Mark = Literal["annotated", "unannotated", "wrong", "unknown"]
-Source = Literal["exact", "ECCV Caption", ""]
+Judge = Literal["exact", "ECCV Caption", ""]
 TOP = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """item: number of the image or caption in the split. score: cosine similarity."""
+    """item: number of the image or caption in the split. score: as the model gives it."""
 
     item: int
     score: float
@@ -46,55 +46,69 @@ class Query:
 class Study:
     """Some queries of each way, and how many of all answers among the first five bear each mark.
 
-    source: who says which pairs are true beside the annotated ones; '' where nobody does.
+    judge: who says which pairs are true beside the annotated ones; '' where nobody does.
     """
 
     text_to_image: list[Query]
     image_to_text: list[Query]
     marks: dict[str, int]
-    source: Source
+    judge: Judge
 
 
-def study(embedded: EmbeddedSplit, split: Split, queries: int = 6) -> Study:
+def study(scored: ScoredSplit, split: Split, queries: int = 6) -> Study:
     """Takes its queries evenly from the split, whatever the model makes of them."""
-    group = embedded.caption_image(split)
-    annotated = group[:, None] == np.arange(len(embedded.images))
-    true, source = _truth(embedded, split, group)
-    ways = {
-        "text_to_image": (embedded.text, embedded.image, annotated, true),
-        "image_to_text": (embedded.image, embedded.text, annotated.T, true.T),
-    }
-    numbers = {"text_to_image": (embedded.captions, embedded.images)}
-    numbers["image_to_text"] = numbers["text_to_image"][::-1]
-    shown: dict[str, list[Query]] = {way: [] for way in ways}
-    marks: dict[str, int] = {}
-    for way, (asking, found, right, known) in ways.items():
-        scores, items = top_k(asking, found, TOP)
-        told = _marks(items, right, known, other="wrong" if source == "exact" else "unknown")
-        for mark, count in zip(*np.unique(told, return_counts=True), strict=True):
-            marks[str(mark)] = marks.get(str(mark), 0) + int(count)
-        asked, answers = numbers[way]
-        for q in np.linspace(0, len(asking) - 1, min(queries, len(asking)), dtype=int):
-            first = [
-                Answer(int(answers[item]), float(score), mark)
-                for item, score, mark in zip(items[q], scores[q], told[q].tolist(), strict=True)
-            ]
-            expected, rank = _expected(found @ asking[q], right[q], first, answers)
-            shown[way].append(Query(int(asked[q]), first, expected, rank))
-    return Study(**shown, marks=marks, source=source)
+    group = scored.caption_image(split)
+    annotated = group[:, None] == np.arange(len(scored.images))
+    true, judge = _truth(scored, split, group)
+    other: Mark = "wrong" if judge == "exact" else "unknown"
+    text_to_image, marks = _one_way(
+        scored.scores, "t2i", scored.captions, scored.images, annotated, true, other, queries
+    )
+    image_to_text, more = _one_way(
+        scored.scores, "i2t", scored.images, scored.captions, annotated.T, true.T, other, queries
+    )
+    counts = {mark: marks.get(mark, 0) + more.get(mark, 0) for mark in marks | more}
+    return Study(text_to_image, image_to_text, counts, judge)
 
 
-def _truth(embedded: EmbeddedSplit, split: Split, group: np.ndarray) -> tuple[np.ndarray, Source]:
+def _one_way(
+    scores: Scores,
+    way: Way,
+    query_numbers: np.ndarray,
+    item_numbers: np.ndarray,
+    annotated: np.ndarray,
+    true: np.ndarray,
+    other: Mark,
+    queries: int,
+) -> tuple[list[Query], dict[str, int]]:
+    """Some queries of one way, and how often each mark stands among the first five of all. annotated, true: bool
+    [queries, items]. other: the mark of what is neither."""
+    best, items = scores.top(way, TOP)
+    marks = _marks(items, annotated, true, other)
+    shown = []
+    for q in np.linspace(0, len(items) - 1, min(queries, len(items)), dtype=int):
+        answers = [
+            Answer(int(item_numbers[item]), float(score), mark)
+            for item, score, mark in zip(items[q], best[q], marks[q].tolist(), strict=True)
+        ]
+        row = scores.rows(way, np.array([q]))[0]
+        expected, rank = _expected(row, annotated[q], answers, item_numbers)
+        shown.append(Query(int(query_numbers[q]), answers, expected, rank))
+    names, counts = np.unique(marks, return_counts=True)
+    return shown, dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def _truth(scored: ScoredSplit, split: Split, group: np.ndarray) -> tuple[np.ndarray, Judge]:
     """bool [n captions, m images], which pairs are known to be true beside the annotated ones, and from whom."""
-    if (relevance := embedded.relevance(split)) is not None:
+    if (relevance := scored.relevance(split)) is not None:
         return relevance, "exact"
     if split.table.caption_ids is not None:
         names = split.table.image_names
-        images = [names[image] for image in embedded.images]
-        known = eccv.known_true(images, split.table.caption_ids[embedded.captions], group)
+        images = [names[image] for image in scored.images]
+        known = coco.known_true(images, split.table.caption_ids[scored.captions], group)
         if known.any():
             return known, "ECCV Caption"
-    return np.zeros((len(embedded.captions), len(embedded.images)), bool), ""
+    return np.zeros((len(scored.captions), len(scored.images)), bool), ""
 
 
 def _marks(items: np.ndarray, right: np.ndarray, true: np.ndarray, other: Mark) -> np.ndarray:

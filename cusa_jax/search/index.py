@@ -1,6 +1,7 @@
 """The index of a photo folder: one SQLite file with two embeddings a photo, brought up to date in transactions.
 
-A killed run leaves the index as its last transaction left it, which is whole, and the next run continues there.
+A killed run leaves the index as its last transaction left it, which is whole, and the next run continues there. Every
+embedding has a checksum: one that changed on the disk is refused by a query and made anew by the next run.
 """
 
 from __future__ import annotations
@@ -8,24 +9,33 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import sqlite3
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from cusa_jax.data.images import ImageFiles, image_suffixes
 from cusa_jax.data.pipeline import decoded_batches
+from cusa_jax.data.sources import ImageFiles
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
-from cusa_jax.models.dual_encoder import DualEncoder
+from cusa_jax.models.families import describe
+from cusa_jax.models.student import Student
+from cusa_jax.search.photos import State, find_photos
 from cusa_jax.types import Params
 
-_FORMAT = "cusa_jax photo index 1"
+_FORMAT = "cusa_jax photo index 2"
+_TABLES = (
+    "CREATE TABLE origin (format TEXT, photos TEXT, checkpoint TEXT, fingerprint TEXT)",
+    "CREATE TABLE photos (name BLOB PRIMARY KEY, size INTEGER, time INTEGER, "
+    "cross BLOB, uni BLOB, cross_sum INTEGER, uni_sum INTEGER)",
+)
 Head = Literal["cross", "uni"]
 
 
@@ -40,20 +50,30 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Updated:
-    """What bringing an index up to date came to: numbers of photos, and one line for each that is unreadable."""
+    """What bringing an index up to date came to: numbers of photos, and one line for each that is unreadable.
+
+    left_out: as `photos.Photos`.
+    """
 
     encoded: int
     unchanged: int
     removed: int
     unreadable: list[str]
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-def fingerprint(model: DualEncoder, params: Params) -> str:
-    """sha256 of everything that an embedding depends on: sizes, heads, precision, and every bit of the weights."""
-    told = (model.clip, model.cross_heads, model.uni_heads, str(np.dtype(model.dtype)))
-    digest = hashlib.sha256(repr(told).encode())
-    for path, leaf in jax.tree.leaves_with_path(params):
-        array = np.ascontiguousarray(leaf)
+def fingerprint(student: Student, variables: Params) -> str:
+    """sha256 of everything that an embedding depends on: family, sizes, heads, and every bit of the weights.
+
+    Search computes in float32, whatever the weights were trained in.
+    """
+    described: dict[str, Any] = {
+        **describe(student.family, student.sizes),
+        "heads": getattr(student, "heads", None),
+    }
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        array = np.asarray(leaf, order="C")
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(array.data)
     return digest.hexdigest()
@@ -62,47 +82,81 @@ def fingerprint(model: DualEncoder, params: Params) -> str:
 def update(file: Path, origin: Origin, encoder: Encoder, params: Params) -> Updated:
     """Makes `file` the index of all photos under `origin.photos`, encoding only those that are new or changed.
 
-    A photo has changed if its size or modification time has. Photos that are gone or cannot be read are not in it.
-    Raises InputError where there is no such folder, or `file` is no index, or one of other photos or another model.
+    A photo has changed if its size or modification time has; one whose embedding is damaged counts as changed.
+    Photos that are gone or cannot be read are not in it.
+    Raises InputError where there is no such folder, where it has no photos though the index has, as that of a drive
+    that is not there, or `file` is no index, or one of other photos or another model.
     """
-    found = dict(_photos(Path(origin.photos)))
+    photos = find_photos(Path(origin.photos))
     with contextlib.closing(_connect(file, create=True)) as index, _as_input_errors(file):
         _claim(index, file, origin)
-        known = {
-            name: (size, time) for name, size, time in index.execute("SELECT name, size, time FROM photos")
-        }
-        gone = known.keys() - found.keys()
-        changed = [name for name, stat in found.items() if known.get(name) != stat]
+        known = _known(index)
+        if known and not photos.states:
+            raise InputError(
+                f"{origin.photos}: no photos in it, and {file} has {len(known)} of it: is a drive not there? The index "
+                "stays as it is; delete it if they are gone for good"
+            )
+        gone = known.keys() - photos.states.keys()
+        changed = [name for name, state in photos.states.items() if known.get(name) != state]
         _replace(index, list(gone), [])
-        unreadable: list[str] = []
-        paths = [Path(origin.photos, os.fsdecode(name)) for name in changed]
-        batches = decoded_batches(
-            ImageFiles(paths),
-            len(paths),
-            batch_size=encoder.batch_size,
-            image_size=encoder.image_size,
-            on_bad_image="skip",
-        )
-        with contextlib.closing(batches), tqdm(total=len(paths), unit="photo", disable=not paths) as progress:
-            for numbers, pixels, errors in batches:
-                names = [changed[number] for number in numbers]
-                embeddings = encoder.images(params, pixels) if names else ((), ())
-                rows = [
-                    (name, *found[name], cross.tobytes(), uni.tobytes())
-                    for name, cross, uni in zip(names, *embeddings, strict=False)  # the batch may be padded
-                ]
-                done = changed[progress.n : progress.n + encoder.batch_size]
-                _replace(index, done, rows)
-                unreadable += errors
-                progress.update(len(done))
-    return Updated(len(changed) - len(unreadable), len(found) - len(changed), len(gone), unreadable)
+        unreadable = _encode(index, origin, photos.states, changed, encoder, params)
+    unchanged = len(photos.states) - len(changed)
+    return Updated(len(changed) - len(unreadable), unchanged, len(gone), unreadable, photos.left_out)
+
+
+def _known(index: sqlite3.Connection) -> dict[bytes, State | None]:
+    """The photos in the index, and of which state; None where an embedding is damaged."""
+    rows = index.execute("SELECT name, size, time, cross, uni, cross_sum, uni_sum FROM photos")
+    return {
+        name: (size, time) if (_sum(name, cross), _sum(name, uni)) == (cross_sum, uni_sum) else None
+        for name, size, time, cross, uni, cross_sum, uni_sum in rows
+    }
+
+
+def _encode(
+    index: sqlite3.Connection,
+    origin: Origin,
+    states: Mapping[bytes, State],
+    names: list[bytes],
+    encoder: Encoder,
+    params: Params,
+) -> list[str]:
+    """Puts photos into the index, batch by batch; one line for each that is unreadable, which is taken out of it."""
+    unreadable: list[str] = []
+    images = ImageFiles([Path(origin.photos, os.fsdecode(name)) for name in names], as_shown=True)
+    batches = decoded_batches(
+        images, encoder.student.inputs.image, batch_size=encoder.batch_size, on_bad_image="skip"
+    )
+    with contextlib.closing(batches), tqdm(total=len(names), unit="photo", disable=not names) as progress:
+        for numbers, pixels, errors in batches:
+            embeddings = encoder.images(params, pixels) if len(numbers) else ((), ())
+            # The batch may be padded.
+            rows = [
+                _row(names[number], states, cross.tobytes(), uni.tobytes())
+                for number, cross, uni in zip(numbers, *embeddings, strict=False)
+            ]
+            done = names[progress.n : progress.n + encoder.batch_size]
+            _replace(index, done, rows)
+            unreadable += errors
+            progress.update(len(done))
+    return unreadable
+
+
+def _row(name: bytes, states: Mapping[bytes, State], cross: bytes, uni: bytes) -> tuple:
+    return (name, *states[name], cross, uni, _sum(name, cross), _sum(name, uni))
+
+
+def _sum(name: Any, embedding: Any) -> int | None:
+    """None for what are no bytes, as in a damaged file."""
+    sound = isinstance(name, bytes) and isinstance(embedding, bytes)
+    return zlib.crc32(embedding, zlib.crc32(name)) if sound else None
 
 
 def _replace(index: sqlite3.Connection, names: list[bytes], rows: list[tuple]) -> None:
     """In one transaction: `names` out, `rows` in."""
     with index:
         index.executemany("DELETE FROM photos WHERE name = ?", [(name,) for name in names])
-        index.executemany("INSERT INTO photos VALUES (?, ?, ?, ?, ?)", rows)
+        index.executemany("INSERT INTO photos VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def read(file: Path, head: Head) -> tuple[Origin, list[Path], np.ndarray]:
@@ -114,32 +168,17 @@ def read(file: Path, head: Head) -> tuple[Origin, list[Path], np.ndarray]:
         raise InputError(f"{file}: no such index; `scripts/search.py index PHOTOS --out={file}` makes it")
     with contextlib.closing(_connect(file, create=False)) as index, _as_input_errors(file):
         origin = _origin(index, file)
-        rows = index.execute(f"SELECT name, {head} FROM photos ORDER BY name").fetchall()
+        rows = index.execute(f"SELECT name, {head}, {head}_sum FROM photos ORDER BY name").fetchall()
     if not rows:
         raise InputError(f"{file}: there are no photos in it")
-    sound = all(isinstance(name, bytes) and isinstance(blob, bytes) for name, blob in rows)
-    if not sound or len({len(blob) for _, blob in rows}) > 1 or len(rows[0][1]) % 4:
-        raise InputError(f"{file}: damaged, its embeddings differ in size; delete it and index again")
-    embeddings = np.frombuffer(b"".join(blob for _, blob in rows), np.float32).reshape(len(rows), -1)
-    return origin, [Path(origin.photos, os.fsdecode(name)) for name, _ in rows], embeddings
-
-
-def _photos(folder: Path) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """(name under the folder, (size, modification time in ns)) of every photo; links to folders are not followed.
-
-    Names are bytes, for they need not be UTF-8.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of photos")
-    suffixes = image_suffixes()
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(parent, name)
-            if path.suffix.lower() in suffixes:
-                with contextlib.suppress(OSError):  # gone meanwhile, or a link to nowhere
-                    stat = path.stat()
-                    yield os.fsencode(path.relative_to(folder)), (stat.st_size, stat.st_mtime_ns)
+    damaged = sum(_sum(name, blob) != checksum for name, blob, checksum in rows)
+    if damaged or len({len(blob) for _, blob, _ in rows}) > 1 or len(rows[0][1]) % 4:
+        raise InputError(
+            f"{file}: damaged, {damaged or 'some'} of its embeddings are not as they were written; the command that "
+            "made it mends it"
+        )
+    embeddings = np.frombuffer(b"".join(blob for _, blob, _ in rows), np.float32).reshape(len(rows), -1)
+    return origin, [Path(origin.photos, os.fsdecode(name)) for name, _, _ in rows], embeddings
 
 
 def _claim(index: sqlite3.Connection, file: Path, origin: Origin) -> None:
@@ -147,10 +186,8 @@ def _claim(index: sqlite3.Connection, file: Path, origin: Origin) -> None:
     if not index.execute("SELECT 1 FROM sqlite_master").fetchone():
         with index:
             index.execute("BEGIN")
-            index.execute("CREATE TABLE origin (format TEXT, photos TEXT, checkpoint TEXT, fingerprint TEXT)")
-            index.execute(
-                "CREATE TABLE photos (name BLOB PRIMARY KEY, size INTEGER, time INTEGER, cross BLOB, uni BLOB)"
-            )
+            for table in _TABLES:
+                index.execute(table)
             index.execute("INSERT INTO origin VALUES (?, ?, ?, ?)", (_FORMAT, *dataclasses.astuple(origin)))
     theirs = _origin(index, file)
     if theirs.photos != origin.photos:
@@ -170,7 +207,9 @@ def check_model(file: Path, origin: Origin, found: str, checkpoint: str) -> None
 def _origin(index: sqlite3.Connection, file: Path) -> Origin:
     row = index.execute("SELECT format, photos, checkpoint, fingerprint FROM origin").fetchone()
     if row is None or row[0] != _FORMAT:
-        raise InputError(f"{file}: not an index of this version; index again, to another file")
+        raise InputError(
+            f"{file}: not an index of this version; index again, to another file, or delete this one before"
+        )
     return Origin(*map(str, row[1:]))
 
 

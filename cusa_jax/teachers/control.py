@@ -1,38 +1,27 @@
-"""Features of a batch from its teachers, and the controls: teachers that know nothing.
+"""The controls: teachers that know nothing.
 
 A gain that a control reproduces is label smoothing, not the teacher's knowledge.
-'shuffled' is a fixed permutation of the samples the teachers see: the data pipeline feeds it, nothing differs here.
-'uniform' gives every sample its own random direction, so that all others look equally (un)like it.
+'shuffled' is a fixed permutation of the samples that the teachers see: the data pipeline applies it, and the
+teachers are the trained ones. 'uniform' gives every sample a random direction, so that all samples are equally
+(un)like each other.
 """
 
 import functools
 
 import jax
 
-from cusa_jax.types import Batch, Params, Teacher, Teachers
+from cusa_jax.types import Params, Teacher, Teachers
 
 UNIFORM_DIM = 512
 
 
-def teacher_features(teachers: Teachers, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """(image features [B, D], text features [B, D']), float32. params: {'image': …, 'text': …}."""
-    pixels = batch.image if batch.teacher_image is None else batch.teacher_image
-    image = _apply(teachers.image, params["image"], pixels, None, batch.teacher_index_image)
-    text = _apply(teachers.text, params["text"], None, batch.teacher_text, batch.teacher_index_text)
-    return image, text
-
-
-def uniform_teachers() -> Teachers:
-    """The 'uniform' control: features are functions of the sample's number alone."""
+def uniform_teachers() -> tuple[Teachers, Params]:
+    """The 'uniform' control, and its parameters, of which there are none: features depend on a sample's number."""
 
     def teacher(side: int) -> Teacher:
-        return Teacher("uniform", {}, functools.partial(_random_directions, side), "index")
+        return Teacher("uniform", functools.partial(_random_directions, side), "index")
 
-    return Teachers(image=teacher(0), text=teacher(1))
-
-
-def _apply(teacher: Teacher, params: Params, pixels, text, index) -> jax.Array:
-    return teacher.apply(params, {"pixels": pixels, "text": text, "index": index}[teacher.inputs])
+    return Teachers(image=teacher(0), text=teacher(1)), {"image": {}, "text": {}}
 
 
 def _random_directions(side: int, _: Params, index: jax.Array) -> jax.Array:

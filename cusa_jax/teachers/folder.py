@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, one_line
 from cusa_jax.teachers.features import SUFFIXES
+from cusa_jax.types import Params, Teacher
 
-_WANTED = ("*.safetensors", "*.json", "*.txt")  # never pickles, never code
+# What is downloaded: never pickles, never code.
+_WANTED = ("*.safetensors", "*.json", "*.txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFolder:
+    """A folder that holds a teacher, and how the teacher is to compute.
+
+    name: the source as the configuration names it. config: the folder's config.json.
+    dtype: of the computation; parameters and features are float32.
+    max_length: tokens after which a text teacher cuts a caption, where it sets no smaller limit itself.
+    """
+
+    name: str
+    path: Path
+    config: Mapping[str, Any]
+    dtype: jnp.dtype
+    max_length: int = 64
+
+
+# Raises InputError where a file is missing or not what it must be. Parameters are arrays on the host.
+Loader = Callable[[ModelFolder], tuple[Teacher, Params]]
 
 
 def locate(source: str, *suffixes: str) -> Path:
@@ -24,10 +49,10 @@ def locate(source: str, *suffixes: str) -> Path:
     if path.is_dir() or (path.is_file() and path.suffix in suffixes):
         return path
     if path.suffix in (".pt", ".pth", ".bin"):
-        taken = (
+        readable = (
             f"{', '.join(suffixes)} of UNICOM is read; otherwise" if suffixes else "by itself it is not read;"
         )
-        raise InputError(f"{source}: {taken} give the folder with config.json")
+        raise InputError(f"{source}: {readable} give the folder with config.json")
     if path.is_file():
         stored = " or ".join(SUFFIXES)
         raise InputError(f"{source}: a live teacher is a model folder, and a feature file ends in {stored}")
@@ -35,7 +60,8 @@ def locate(source: str, *suffixes: str) -> Path:
         raise InputError(f"{source}: no such file or folder")
     try:
         return Path(snapshot_download(source, allow_patterns=list(_WANTED)))
-    except (HFValidationError, OSError, ValueError) as error:  # OSError: not found, no network, no rights
+    except (HFValidationError, OSError, ValueError) as error:
+        # An OSError is a model that does not exist, no network, or no rights.
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{source}: neither a folder here nor to be had from Hugging Face ({reason}); give a local folder"
@@ -43,18 +69,28 @@ def locate(source: str, *suffixes: str) -> Path:
 
 
 def model_files(path: Path) -> list[Path]:
-    """The files that make up a teacher: a model folder's of the kinds that are read, or the file itself."""
-    return [path] if path.is_file() else sorted({file for name in _WANTED for file in path.rglob(name)})
+    """The files that decide what a teacher computes: the file itself, or those of a model folder that are read."""
+    if path.is_file():
+        return [path]
+    # Pickled weights are read where there are no others (`weights.torch_layout.read_folder`).
+    pickled = [] if (path / "model.safetensors").is_file() else ["pytorch_model.bin"]
+    return sorted({file for name in (*_WANTED, *pickled) for file in path.rglob(name)})
 
 
-def read_json(path: Path, purpose: str) -> dict[str, Any]:
-    """The JSON object in a file. purpose: what it is needed for, told where it is missing."""
+def read_json(path: Path, purpose: str = "it is needed", kind: type = dict) -> Any:
+    """The JSON object in a file, or the list where `kind` is list. purpose: said where the file is missing.
+
+    Raises InputError where the file is missing, unreadable, or holds anything else.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; {purpose}")
     try:
         value = json.loads(path.read_text(encoding="utf8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: must hold a JSON object")
+        raise InputError(f"{path}: not valid JSON ({one_line(str(error))})") from error
+    if not isinstance(value, kind):
+        expected = "a JSON object" if kind is dict else "a list of JSON objects"
+        raise InputError(f"{path}: must hold {expected}")
     return value

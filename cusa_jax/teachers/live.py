@@ -1,78 +1,97 @@
-"""Live teachers by name: a Hugging Face id, a local model folder, or UNICOM's file."""
+"""Live teachers, by the `model_type` of a model folder's config.json, or UNICOM's released file.
+
+A program adds its own by an entry in one of the two tables, before it loads any:
+
+    IMAGE_TEACHERS["my_model"] = load_my_model   # ModelFolder -> (Teacher, params)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 
 from cusa_jax.data.images import normalise
 from cusa_jax.errors import InputError
-from cusa_jax.teachers import own, transformers_flax
-from cusa_jax.teachers.folder import locate, read_json
-from cusa_jax.teachers.mpnet import MPNet
+from cusa_jax.teachers import checkpoints, transformers_flax
+from cusa_jax.teachers.folder import Loader, ModelFolder, locate, read_json
+from cusa_jax.teachers.mpnet import MPNet, MPNetConfig
 from cusa_jax.teachers.text import TextEncoder, text_teacher
 from cusa_jax.teachers.unicom import Unicom, UnicomConfig
 from cusa_jax.types import Params, Teacher
 
 
-def load_text_teacher(source: str, *, max_length: int, dtype: str = "float32") -> Teacher:
-    """The text teacher at `source`, whose features have length 1.
+def load_text_teacher(source: str, *, max_length: int, dtype: str = "float32") -> tuple[Teacher, Params]:
+    """The text teacher at `source`, and its parameters on the host.
 
-    max_length: tokens after which text is cut, where the teacher sets no smaller limit itself.
+    source: a model folder, or a Hugging Face id.
+    max_length: tokens after which a caption is cut, where the teacher sets no smaller limit itself.
     dtype: 'float32' or 'bfloat16', in which it computes; parameters and features are float32.
 
     Raises InputError where the source, or one of its files, is missing or not what it must be.
     """
-    path = locate(source)
-    config = _read_config(path, ("mpnet", *transformers_flax.TEXT_MODELS), "text")
-    if config["model_type"] == "mpnet":
-        encoder = _mpnet_encoder(path, config, jnp.dtype(dtype))
-    else:
-        encoder = transformers_flax.text_encoder(path, config, jnp.dtype(dtype))
-    return text_teacher(source, path, encoder, max_length)
+    return _load(source, locate(source), dtype, max_length, TEXT_TEACHERS, "text")
 
 
-def load_image_teacher(source: str, *, dtype: str = "float32") -> Teacher:
-    """The image teacher at `source`. The rest as for text."""
+def load_image_teacher(source: str, *, dtype: str = "float32") -> tuple[Teacher, Params]:
+    """The image teacher at `source`, which may also be UNICOM's released `.pt`. The rest as for text."""
     path = locate(source, ".pt")
     if path.is_file():
-        return unicom_teacher(source, *own.read_unicom(path), jnp.dtype(dtype))
-    config = _read_config(path, ("unicom", *transformers_flax.IMAGE_MODELS), "image")
-    if config["model_type"] == "unicom":
-        return unicom_teacher(source, *own.load(path, config), jnp.dtype(dtype))
-    return transformers_flax.image_teacher(source, path, config, jnp.dtype(dtype))
+        config, params = checkpoints.read_unicom(path)
+        return unicom_teacher(source, config, jnp.dtype(dtype)), params
+    return _load(source, path, dtype, 0, IMAGE_TEACHERS, "image")
 
 
-def _read_config(folder: Path, known: Sequence[str], modality: str) -> dict[str, Any]:
-    path = folder / "config.json"
-    config = read_json(path, "a model folder holds config.json and model.safetensors")
-    if config.get("model_type") not in known:
-        raise InputError(
-            f"{path}: model_type is {config.get('model_type')!r}; {modality} teachers are {', '.join(known)}"
-        )
-    return config
-
-
-def _mpnet_encoder(folder: Path, raw_config: dict[str, Any], dtype: jnp.dtype) -> TextEncoder:
-    config, params = own.load(folder, raw_config)
-    model = MPNet(config, dtype)
-
-    def states(params: Params, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        return cast(jax.Array, model.apply({"params": params}, input_ids, attention_mask))
-
-    return TextEncoder(params, states, config.max_tokens, config.vocab_size, config.pad_token_id)
-
-
-def unicom_teacher(name: str, config: UnicomConfig, params: Params, dtype: jnp.dtype) -> Teacher:
-    """UNICOM as a teacher; params: arrays, or their shapes where nothing is to be run yet."""
+def unicom_teacher(name: str, config: UnicomConfig, dtype: jnp.dtype) -> Teacher:
+    """UNICOM as a teacher, for parameters of `Unicom(config)`."""
     model = Unicom(config, dtype)
 
     def apply(params: Params, pixels: jax.Array) -> jax.Array:
         normalised = normalise(pixels, mean=config.mean, std=config.std)
         return cast(jax.Array, model.apply({"params": params}, normalised))
 
-    return Teacher(name=name, params=params, apply=apply, inputs="pixels", image_size=config.image_size)
+    return Teacher(name, apply, "pixels", image=config.pixels)
+
+
+def mpnet_encoder(config: MPNetConfig, dtype: jnp.dtype) -> TextEncoder:
+    """MPNet as the encoder of a text teacher, for parameters of `MPNet(config)`."""
+    model = MPNet(config, dtype)
+
+    def states(params: Params, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        return cast(jax.Array, model.apply({"params": params}, input_ids, attention_mask))
+
+    return TextEncoder(states, config.max_tokens, config.vocab_size, config.pad_token_id)
+
+
+def _load_mpnet(folder: ModelFolder) -> tuple[Teacher, Params]:
+    config, params = checkpoints.load(folder.path, folder.config)
+    return text_teacher(folder, mpnet_encoder(config, folder.dtype)), params
+
+
+def _load_unicom(folder: ModelFolder) -> tuple[Teacher, Params]:
+    config, params = checkpoints.load(folder.path, folder.config)
+    return unicom_teacher(folder.name, config, folder.dtype), params
+
+
+TEXT_TEACHERS: dict[str, Loader] = {
+    "mpnet": _load_mpnet,
+    **dict.fromkeys(transformers_flax.TEXT_MODELS, transformers_flax.load_text_teacher),
+}
+IMAGE_TEACHERS: dict[str, Loader] = {
+    "unicom": _load_unicom,
+    **dict.fromkeys(transformers_flax.IMAGE_MODELS, transformers_flax.load_image_teacher),
+}
+
+
+def _load(
+    source: str, path: Path, dtype: str, max_length: int, known: Mapping[str, Loader], modality: str
+) -> tuple[Teacher, Params]:
+    file = path / "config.json"
+    config = read_json(file, "a model folder holds config.json and model.safetensors")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in known:
+        raise InputError(f"{file}: model_type is {model_type!r}; {modality} teachers are {', '.join(known)}")
+    return known[model_type](ModelFolder(source, path, config, jnp.dtype(dtype), max_length))

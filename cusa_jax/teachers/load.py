@@ -16,28 +16,32 @@ from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
 from cusa_jax.teachers.bank import bank_features, teacher_fingerprint
 from cusa_jax.teachers.control import uniform_teachers
-from cusa_jax.teachers.encoding import Inputs, encode_all, text_batches
+from cusa_jax.teachers.encoding import NumberedBatches, encode_all, text_batches
 from cusa_jax.teachers.features import SUFFIXES, caption_keys, read_features
 from cusa_jax.teachers.folder import locate
+from cusa_jax.teachers.informative import check_live, check_table
 from cusa_jax.teachers.live import load_image_teacher, load_text_teacher
 from cusa_jax.teachers.projection import narrowed, project_rows
 from cusa_jax.teachers.stored import stored_teacher
-from cusa_jax.types import Teacher, Teachers
+from cusa_jax.types import Params, Teacher, Teachers
+
+# So many samples, evenly over the split, tell whether a live teacher is constant.
+_PROBES = 8
 
 
-def load_teachers(config: Any, train: Split, mesh: Mesh) -> Teachers | None:
-    """Both teachers of the training split; None where the configuration names none.
+def load_teachers(config: Any, train: Split, mesh: Mesh) -> tuple[Teachers, Params] | tuple[None, None]:
+    """Both teachers of the training split, and their parameters {'image': …, 'text': …} on the mesh.
 
-    Raises InputError for whatever is wrong with them.
+    (None, None) where the configuration names none. Raises InputError for whatever is wrong with them.
     """
     if not config.teacher.image:
-        return None
+        return None, None
     if config.teacher.control == "uniform":
         return uniform_teachers()
     if needs_teachers(config):
         return _load_both(config, train, mesh)
     try:
-        teachers = _load_both(config, train, mesh)
+        loaded = _load_both(config, train, mesh)
     except InputError as error:
         raise InputError(
             f"{error}. CSA and USA have weight 0 here, so that teachers only measure them: "
@@ -45,15 +49,16 @@ def load_teachers(config: Any, train: Split, mesh: Mesh) -> Teachers | None:
         ) from error
     if is_first():
         print("CSA and USA have weight 0: the teachers only measure them", flush=True)
-    return teachers
+    return loaded
 
 
 @dataclasses.dataclass(frozen=True)
 class _Side:
-    """What the two teachers differ in.
+    """How the two teachers differ.
 
-    ids: of the N samples, as in a feature file. samples: ids, and what else tells the samples apart. load: the live
-    teacher, of source and options. inputs: (teacher, how many samples to leave out) -> what it takes of the others.
+    source: what the configuration names. ids: of the N samples, as in a feature file. samples: ids, and what else
+    tells the samples apart. load: reads the live teacher, of source and options. batches: (teacher, how many samples
+    to leave out) -> what it takes of the others. probes: what it takes of a few samples, one by one.
     """
 
     name: str
@@ -61,68 +66,106 @@ class _Side:
     ids: Sequence[str]
     samples: list[str]
     options: dict[str, Any]
-    load: Callable[..., Teacher]
-    inputs: Callable[[Teacher, int], Inputs]
+    load: Callable[..., tuple[Teacher, Params]]
+    batches: Callable[[Teacher, int], NumberedBatches]
+    probes: Callable[[Teacher], list[Any]]
 
 
-def _load_both(config: Any, train: Split, mesh: Mesh) -> Teachers:
-    settings, table = config.teacher, train.table
+def _load_both(config: Any, train: Split, mesh: Mesh) -> tuple[Teachers, Params]:
     batch_size = sharding.round_up(config.eval.batch_size, mesh.size)
+    image, image_params = _load(_image_side(config, train, batch_size), config.teacher, mesh)
+    text, text_params = _load(_text_side(config, train, batch_size), config.teacher, mesh)
+    return Teachers(image=image, text=text), {"image": image_params, "text": text_params}
 
-    def image_inputs(teacher: Teacher, done: int) -> Inputs:
-        assert teacher.image_size
+
+def _image_side(config: Any, train: Split, batch_size: int) -> _Side:
+    table, settings = train.table, config.teacher
+
+    def batches(teacher: Teacher, done: int) -> NumberedBatches:
+        assert teacher.image
         return image_batches(
-            table,
+            train.images,
+            teacher.image,
             batch_size=batch_size,
-            image_size=teacher.image_size,
             workers=config.data.workers,
             on_bad_image=config.data.on_bad_image,
             first=done,
         )
 
-    def text_inputs(teacher: Teacher, done: int) -> Inputs:
-        assert teacher.tokenize
-        return text_batches(teacher.tokenize(train.captions), batch_size, done)
+    def probes(teacher: Teacher) -> list[Any]:
+        assert teacher.image
+        pixels = []
+        for number in _spread_over(len(train.images)):
+            try:
+                pixels += train.images.read(number, teacher.image)
+            except InputError:
+                # The batches name the image, or leave it out.
+                continue
+        return pixels
 
-    keys = caption_keys(table.image_ids, table.caption_image)
-    names = [path.name for path in table.image_paths]
-    image = _Side(
+    return _Side(
         name="image",
         source=settings.image,
         ids=table.image_ids,
-        samples=[*table.image_ids, *names],
+        samples=[*table.image_ids, *(path.name for path in table.image_paths)],
         options={"dtype": settings.dtype},
         load=load_image_teacher,
-        inputs=image_inputs,
+        batches=batches,
+        probes=probes,
     )
-    text = _Side(
+
+
+def _text_side(config: Any, train: Split, batch_size: int) -> _Side:
+    settings = config.teacher
+
+    def batches(teacher: Teacher, done: int) -> NumberedBatches:
+        assert teacher.tokenize
+        return text_batches(teacher.tokenize(train.captions), batch_size, done)
+
+    def probes(teacher: Teacher) -> list[Any]:
+        assert teacher.tokenize
+        text = teacher.tokenize([train.captions[number] for number in _spread_over(len(train.captions))])
+        return [dict(zip(text, arrays, strict=True)) for arrays in zip(*text.values(), strict=True)]
+
+    ids = caption_keys(train.table.image_ids, train.table.caption_image)
+    return _Side(
         name="text",
         source=settings.text,
-        ids=keys,
-        samples=[*keys, *train.captions],
+        ids=ids,
+        samples=[*ids, *train.captions],
         options={"dtype": settings.dtype, "max_length": settings.max_length},
         load=load_text_teacher,
-        inputs=text_inputs,
+        batches=batches,
+        probes=probes,
     )
-    return Teachers(image=_load(image, settings, mesh), text=_load(text, settings, mesh))
 
 
-def _load(side: _Side, settings: Any, mesh: Mesh) -> Teacher:
-    """settings: `config.teacher`."""
+def _load(side: _Side, settings: Any, mesh: Mesh) -> tuple[Teacher, Params]:
+    """One teacher, and its parameters on the mesh. settings: `config.teacher`."""
 
-    def live() -> Teacher:
-        return narrowed(side.load(side.source, **side.options), settings.width, mesh)
+    def live() -> tuple[Teacher, Params]:
+        teacher, host_params = side.load(side.source, **side.options)
+        params = sharding.put_params(host_params, mesh)
+        teacher = narrowed(teacher, settings.width, mesh)
+        check_live(teacher, params, side.probes(teacher), mesh)
+        return teacher, params
 
     def compute(done: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        teacher = live()
-        return encode_all(teacher, side.inputs(teacher, done), mesh)
+        teacher, params = live()
+        return encode_all(teacher, params, side.batches(teacher, done), mesh)
 
     if Path(side.source).suffix in SUFFIXES and not Path(side.source).is_dir():
-        found = project_rows(read_features(locate(side.source, *SUFFIXES), side.ids), settings.width)
-    elif settings.bank:
+        table = project_rows(read_features(locate(side.source, *SUFFIXES), side.ids), settings.width)
+        check_table(side.source, table)
+        return stored_teacher(side.source, table, mesh, settings.stored_dtype)
+    if settings.bank:
         path = locate(side.source, ".pt")
         fingerprint = teacher_fingerprint(path, side.samples, width=settings.width, **side.options)
-        found = bank_features(Path(settings.bank) / side.name, fingerprint, compute, samples=len(side.ids))
-    else:
-        return live()
-    return stored_teacher(side.source, found, mesh, settings.stored_dtype)
+        bank = bank_features(Path(settings.bank) / side.name, fingerprint, compute, samples=len(side.ids))
+        return stored_teacher(side.source, bank, mesh, settings.stored_dtype)
+    return live()
+
+
+def _spread_over(count: int) -> list[int]:
+    """Up to _PROBES numbers below `count`, evenly spaced."""
+    return sorted({count * n // _PROBES for n in range(_PROBES)})

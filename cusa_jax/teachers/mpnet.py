@@ -17,8 +17,10 @@ import numpy as np
 from cusa_jax.errors import InputError
 
 TokenId = int
+LayerCount = int
 
-MAX_DISTANCE = 128  # positions further apart than this share one bucket
+# Positions further apart than this share one bucket.
+MAX_DISTANCE = 128
 
 IGNORED_KEYS = {
     r"pooler\.dense\.(weight|bias)": "sentence embeddings are the mean over tokens",
@@ -33,7 +35,7 @@ class MPNetConfig:
 
     vocab_size: int
     hidden_size: int
-    num_hidden_layers: int
+    num_hidden_layers: LayerCount
     num_attention_heads: int
     intermediate_size: int
     max_position_embeddings: int
@@ -84,7 +86,8 @@ class MPNet(nn.Module):
         bias = embed(config.relative_attention_num_buckets, config.num_attention_heads, "relative_bias")(
             buckets
         )
-        bias = bias.transpose(2, 0, 1)[None]  # [1, heads, L, L], shared by all layers
+        # [1, heads, L, L], shared by all layers.
+        bias = bias.transpose(2, 0, 1)[None]
         for number in range(config.num_hidden_layers):
             states = Layer(config, self.dtype, name=f"layer_{number}")(states, bias, attention_mask)
         return states.astype(jnp.float32)
@@ -108,7 +111,8 @@ class Layer(nn.Module):
             dense(width, name)(states).reshape(batch, length, config.num_attention_heads, -1)
             for name in ("query", "key", "value")
         )
-        seen = jnp.asarray(mask[:, None, None, :], bool)  # every token sees the real tokens
+        # Every token attends to the real tokens.
+        seen = jnp.asarray(mask[:, None, None, :], bool)
         attended = jax.nn.dot_product_attention(query, key, value, bias=bias, mask=seen)
         attended = dense(width, "attention_out")(attended.reshape(batch, length, width))
         states = layer_norm(config, self.dtype, "attention_norm")(states + attended)

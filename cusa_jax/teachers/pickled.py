@@ -27,7 +27,8 @@ def read_pickled_features(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: {error}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # what a damaged file does to a parser cannot be foreseen
+    except Exception as error:
+        # What a damaged file does to a parser cannot be foreseen.
         raise InputError(f"{path}: damaged, or not a dict {{image id: feature}} ({error!r})") from error
 
 

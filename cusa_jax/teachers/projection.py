@@ -29,7 +29,8 @@ def project(features: jax.Array, width: int) -> jax.Array:
     dim = features.shape[-1]
     if projected_width(dim, width) == dim:
         return features
-    draw = np.random.default_rng(0)  # the same for all features, so constants of the program
+    # The same signs and rows for all features: constants of the compiled program, of `dim` numbers.
+    draw = np.random.default_rng(0)
     signs, rows = draw.choice([-1, 1], dim), draw.permutation(dim)[:width]
     return dct(features * signs.astype(features.dtype), norm="ortho")[:, rows] * (dim / width) ** 0.5
 
@@ -40,19 +41,19 @@ def project_rows(features: np.ndarray, width: int) -> np.ndarray:
     if narrow == features.shape[1]:
         return features
     compiled = jax.jit(functools.partial(project, width=width))
-    found = np.empty((len(features), narrow), np.float32)
+    table = np.empty((len(features), narrow), np.float32)
     for start in range(0, len(features), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        found[rows] = compiled(features[rows].astype(np.float32))
-    return found
+        table[rows] = compiled(features[rows].astype(np.float32))
+    return table
 
 
 def narrowed(teacher: Teacher, width: int, mesh: Mesh) -> Teacher:
-    """A live teacher whose features have at most `width` numbers; 0 leaves them. mesh: where the batch's rows are."""
+    """A live teacher whose features have at most `width` numbers; 0 leaves them. mesh: for its inputs."""
     if not width:
         return teacher
     rows = P(mesh.axis_names)
-    # Each device its own rows: XLA gathers what it transforms onto every device otherwise (jax-ml/jax#15680).
+    # Each device projects its own rows: XLA would gather all of them onto every device (jax-ml/jax#15680).
     of_rows = jax.shard_map(functools.partial(project, width=width), mesh=mesh, in_specs=rows, out_specs=rows)
 
     def apply(params: Params, inputs: jax.Array) -> jax.Array:

@@ -6,7 +6,6 @@ As sentence-transformers computes `encode(normalize_embeddings=True)`, whose fol
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,55 +13,48 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 from cusa_jax.errors import InputError
-from cusa_jax.teachers.folder import read_json
+from cusa_jax.teachers.folder import ModelFolder, read_json
+from cusa_jax.teachers.tokenizer import read_tokenizer
 from cusa_jax.types import Params, Teacher
 
-_MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers, that are computed here
+# The modules of sentence-transformers that are computed here.
+_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoder:
-    """A frozen text encoder.
+    """A frozen text encoder, its parameters apart.
 
     states: (params, input_ids, attention_mask int32 [B, L]) -> token states float32 [B, L, D].
-    max_tokens: the longest text that it has positions for.
+    max_tokens: the length of the longest text that it has positions for.
     """
 
-    params: Params
     states: Callable[[Params, jax.Array, jax.Array], jax.Array]
     max_tokens: int
     vocab_size: int
     pad_token_id: int
 
 
-def text_teacher(name: str, folder: Path, encoder: TextEncoder, max_length: int) -> Teacher:
+def text_teacher(folder: ModelFolder, encoder: TextEncoder) -> Teacher:
     """The teacher of a folder: features float32 [B, D] of length 1, the same whatever the padding.
 
-    max_length: tokens after which a text is cut, if neither the encoder nor the folder sets a smaller limit.
     Raises InputError where the tokenizer is missing or not the encoder's, or the pooling is not known.
     """
-    pooling = read_pooling(folder)
-    limit = min(max_length, encoder.max_tokens, read_max_length(folder) or max_length)
-    tokenizer = read_tokenizer(folder)
+    path = folder.path
+    limit = min(folder.max_length, encoder.max_tokens, read_max_length(path) or folder.max_length)
+    tokenizer = read_tokenizer(path)
     if tokenizer.get_vocab_size() > encoder.vocab_size:
         raise InputError(
-            f"{folder}: the tokenizer knows {tokenizer.get_vocab_size()} tokens, the model only "
+            f"{path}: the tokenizer knows {tokenizer.get_vocab_size()} tokens, the model only "
             f"{encoder.vocab_size}; they do not belong together"
         )
-    if limit <= tokenizer.num_special_tokens_to_add(
-        is_pair=False
-    ):  # the library would then cut nothing at all
-        raise InputError(f"{folder}: a limit of {limit} tokens leaves no room for words; raise max_length")
+    # Below that number of tokens the library would cut nothing at all.
+    if limit <= tokenizer.num_special_tokens_to_add(is_pair=False):
+        raise InputError(f"{path}: a limit of {limit} tokens leaves no room for words; raise max_length")
     tokenizer.enable_truncation(limit)
     tokenizer.no_padding()
-
-    def apply(params: Params, text: dict[str, jax.Array]) -> jax.Array:
-        states = encoder.states(params, text["input_ids"], text["attention_mask"])
-        return pool(states, text["attention_mask"], pooling)
 
     def tokenize(captions: list[str]) -> dict[str, np.ndarray]:
         ids = [encoding.ids for encoding in tokenizer.encode_batch(captions)]
@@ -72,7 +64,19 @@ def text_teacher(name: str, folder: Path, encoder: TextEncoder, max_length: int)
             input_ids[row, : len(text)], mask[row, : len(text)] = text, 1
         return {"input_ids": input_ids, "attention_mask": mask}
 
-    return Teacher(name=name, params=encoder.params, apply=apply, inputs="text", tokenize=tokenize)
+    return Teacher(folder.name, sentence_features(encoder, read_pooling(path)), "text", tokenize=tokenize)
+
+
+def sentence_features(
+    encoder: TextEncoder, pooling: str
+) -> Callable[[Params, dict[str, jax.Array]], jax.Array]:
+    """The `apply` of a text teacher. pooling: 'mean' or 'cls', as for `pool`."""
+
+    def apply(params: Params, text: dict[str, jax.Array]) -> jax.Array:
+        states = encoder.states(params, text["input_ids"], text["attention_mask"])
+        return pool(states, text["attention_mask"], pooling)
+
+    return apply
 
 
 def pool(states: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
@@ -92,13 +96,13 @@ def read_pooling(folder: Path) -> str:
     """'mean' or 'cls', as the sentence-transformers files of the folder say; 'mean' where there are none."""
     modules = folder / "modules.json"
     if modules.is_file():
-        kinds = [str(module.get("type")).rpartition(".")[2] for module in _read_list(modules)]
+        kinds = [str(module.get("type")).rpartition(".")[2] for module in _read_modules(modules)]
         if unknown := [kind for kind in kinds if kind not in _MODULES]:
             raise InputError(f"{modules}: has a module {unknown[0]}; only {', '.join(_MODULES)} are computed")
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
-    modes = [key for key, on in read_json(path, "").items() if key.startswith("pooling_mode_") and on is True]
+    modes = [key for key, on in read_json(path).items() if key.startswith("pooling_mode_") and on is True]
     names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     if len(modes) != 1 or modes[0] not in names:
         raise InputError(
@@ -110,29 +114,14 @@ def read_pooling(folder: Path) -> str:
 def read_max_length(folder: Path) -> int | None:
     """max_seq_length of the sentence-transformers files of the folder; None where they set none."""
     path = folder / "sentence_bert_config.json"
-    value = read_json(path, "").get("max_seq_length") if path.is_file() else None
+    value = read_json(path).get("max_seq_length") if path.is_file() else None
     if value is not None and not isinstance(value, int):
         raise InputError(f"{path}: max_seq_length = {value!r} is not a whole number")
     return value
 
 
-def read_tokenizer(folder: Path) -> Tokenizer:
-    """The folder's tokenizer: as its tokenizer_config.json says, or a tokenizer.json by itself."""
-    alone = folder / "tokenizer.json"
-    try:
-        if alone.is_file() and not (folder / "tokenizer_config.json").is_file():
-            return Tokenizer.from_file(str(alone))
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
-    except Exception as error:  # the tokenizers library raises bare Exception
-        reason = " ".join(str(error).split())
-        raise InputError(f"{alone}: the tokenizer is missing or cannot be read ({reason})") from error
-
-
-def _read_list(path: Path) -> list[dict[str, Any]]:
-    try:
-        value = json.loads(path.read_text(encoding="utf8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+def _read_modules(path: Path) -> list[dict[str, Any]]:
+    modules = read_json(path, kind=list)
+    if not all(isinstance(module, dict) for module in modules):
         raise InputError(f"{path}: must hold a list of JSON objects")
-    return value
+    return modules

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import transformers
 from flax import traverse_util
-from transformers.modeling_flax_pytorch_utils import rename_key_and_reshape_tensor
 
 from cusa_jax.data.images import normalise
-from cusa_jax.errors import InputError
-from cusa_jax.teachers.folder import read_json
-from cusa_jax.teachers.text import TextEncoder
+from cusa_jax.errors import InputError, one_line
+from cusa_jax.inputs import Pixels
+from cusa_jax.teachers.checkpoints import check_depth
+from cusa_jax.teachers.folder import ModelFolder, read_json
+from cusa_jax.teachers.text import TextEncoder, text_teacher
 from cusa_jax.types import Params, Teacher
 from cusa_jax.weights.torch_layout import read_folder
 
@@ -44,48 +44,57 @@ IMAGE_MODELS = {
     "clip": ("FlaxCLIPVisionModel", "pooler_output"),
     "clip_vision_model": ("FlaxCLIPVisionModel", "pooler_output"),
 }
-_UNUSED = "pooler"  # may be missing: nothing above reads the output of parameters of this name
+# Parameters of this name may be missing: nothing above reads what is computed from them.
+_UNUSED = "pooler"
 
 
-def text_encoder(folder: Path, config: Mapping[str, Any], dtype: jnp.dtype) -> TextEncoder:
-    """A BERT-like encoder. config: its config.json. dtype: of the computation."""
-    model, params = _load(TEXT_MODELS[config["model_type"]], folder, dtype)
+def load_text_teacher(folder: ModelFolder) -> tuple[Teacher, Params]:
+    """A BERT-like text teacher, of one of TEXT_MODELS, and its parameters."""
+    model_type = folder.config["model_type"]
+    model, params = _load(TEXT_MODELS[model_type], folder)
+    vocab_size, pad = model.config.vocab_size, model.config.pad_token_id or 0
+    if not isinstance(pad, int) or not 0 <= pad < vocab_size:
+        raise InputError(
+            f"{folder.path}/config.json: pad_token_id = {pad!r} is not one of the {vocab_size} tokens"
+        )
 
     def states(params: Params, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         output = model(input_ids, attention_mask, params=params, train=False)
         return output.last_hidden_state.astype(jnp.float32)
 
-    positions, pad = model.config.max_position_embeddings, model.config.pad_token_id or 0
-    if config["model_type"] in ("roberta", "xlm-roberta"):
-        positions -= pad + 1  # the first token has position pad + 1
-    return TextEncoder(params, states, positions, model.config.vocab_size, pad)
+    positions = model.config.max_position_embeddings
+    # The first token of RoBERTa has position pad + 1.
+    if model_type in ("roberta", "xlm-roberta"):
+        positions -= pad + 1
+    return text_teacher(folder, TextEncoder(states, positions, vocab_size, pad)), params
 
 
-def image_teacher(name: str, folder: Path, config: Mapping[str, Any], dtype: jnp.dtype) -> Teacher:
-    """A vision transformer; features are its class token, float32 [B, D].
+def load_image_teacher(folder: ModelFolder) -> tuple[Teacher, Params]:
+    """A vision transformer, of one of IMAGE_MODELS, and its parameters; features are its class token, float32 [B, D].
 
     Pixels are normalised as preprocessor_config.json says; they are resized as the student's are (CLIP's
     bicubic resize and centre crop), whatever resampling the file names.
     """
-    model_type = config["model_type"]
-    class_name, feature = IMAGE_MODELS[model_type]
-    model, params = _load(class_name, folder, dtype)
-    size, mean, std = _read_preprocessing(folder)
-    if size != model.config.image_size and model_type != "dinov2":  # which interpolates its positions
+    model_type = folder.config["model_type"]
+    class_name, output_name = IMAGE_MODELS[model_type]
+    model, params = _load(class_name, folder)
+    expected = _read_preprocessing(folder.path)
+    # DINOv2 interpolates its positions to any size.
+    if expected.size != model.config.image_size and model_type != "dinov2":
         raise InputError(
-            f"{folder}: preprocessor_config.json has {size} pixels, the model {model.config.image_size}"
+            f"{folder.path}: preprocessor_config.json has {expected.size} pixels, the model {model.config.image_size}"
         )
 
     def apply(params: Params, pixels: jax.Array) -> jax.Array:
-        channels_first = normalise(pixels, mean=mean, std=std).transpose(0, 3, 1, 2)
-        output = model(channels_first, params=params, train=False)[feature]
+        normalised = normalise(pixels, mean=expected.mean, std=expected.std)
+        output = model(normalised.transpose(0, 3, 1, 2), params=params, train=False)[output_name]
         return (output[:, 0] if output.ndim == 3 else output).astype(jnp.float32)
 
-    return Teacher(name=name, params=params, apply=apply, inputs="pixels", image_size=size)
+    return Teacher(folder.name, apply, "pixels", image=expected), params
 
 
-def _read_preprocessing(folder: Path) -> tuple[int, tuple[float, ...], tuple[float, ...]]:
-    """Pixels per side after all cropping, mean and std, of preprocessor_config.json."""
+def _read_preprocessing(folder: Path) -> Pixels:
+    """Size after all cropping, mean and std, of preprocessor_config.json."""
     path = folder / "preprocessor_config.json"
     raw = read_json(path, "it says how the image teacher normalises pixels")
     try:
@@ -93,60 +102,78 @@ def _read_preprocessing(folder: Path) -> tuple[int, tuple[float, ...], tuple[flo
         if isinstance(size, dict):
             size = size["height"] if "height" in size else size["shortest_edge"]
         mean, std = (tuple(float(value) for value in raw[key]) for key in ("image_mean", "image_std"))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: needs size, image_mean and image_std ({error!r})") from error
-    if not isinstance(size, int) or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise InputError(f"{path}: size must be a whole number, image_mean and image_std three numbers each")
-    return size, mean, std
+    if type(size) is not int:
+        raise InputError(f"{path}: size {size!r} is not a whole number")
+    try:
+        return Pixels(size, mean, std)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
-def _load(class_name: str, folder: Path, dtype: jnp.dtype) -> tuple[Any, Params]:
+def _load(class_name: str, folder: ModelFolder) -> tuple[Any, Params]:
     """The model without parameters, and its parameters as float32 numpy arrays.
 
-    Not `from_pretrained`, which draws random values for whatever the file lacks, and on the device.
+    Not the model class's `from_pretrained`, which draws random values for whatever the file lacks, and on the device.
     """
+    # Imported here because it takes seconds, and a run whose teachers are others does without.
+    import transformers
+
+    tensors = read_folder(folder.path)
+    for sizes in (folder.config, folder.config.get("vision_config")):
+        layers = sizes.get("num_hidden_layers") if isinstance(sizes, dict) else None
+        check_depth(layers if isinstance(layers, int) else 0, tensors, folder.path)
     try:
         model_class = getattr(transformers, class_name)
-        config = model_class.config_class.from_pretrained(folder)
-        model = model_class(config, dtype=dtype, _do_init=False)
-    except Exception as error:  # a wrong config.json can make the library raise almost anything
-        reason = " ".join(str(error).split())
+        # A folder's own code is never run, whatever its config.json asks for.
+        config = model_class.config_class.from_pretrained(
+            folder.path, local_files_only=True, trust_remote_code=False
+        )
+        model = model_class(config, dtype=folder.dtype, _do_init=False)
+    except Exception as error:
+        # A wrong config.json can make the library raise almost anything.
+        reason = one_line(" ".join(str(error).split()))
         raise InputError(
-            f"{folder}/config.json: transformers cannot build {class_name} ({reason})"
+            f"{folder.path}/config.json: transformers cannot build {class_name} ({reason})"
         ) from error
 
     template = traverse_util.flatten_dict(model.params_shape_tree)
-    found = _flax_names(read_folder(folder), template, model_class.base_model_prefix)
-    missing = ["/".join(path) for path in template if path not in found and _UNUSED not in path]
+    leaves = _flax_leaves(tensors, template, model_class.base_model_prefix)
+    missing = ["/".join(path) for path in template if path not in leaves and _UNUSED not in path]
     unfit = [
-        f"{'/'.join(path)} {found[path].shape} for {leaf.shape}"
+        f"{'/'.join(path)} {leaves[path].shape} for {leaf.shape}"
         for path, leaf in template.items()
-        if path in found and found[path].shape != leaf.shape
+        if path in leaves and leaves[path].shape != leaf.shape
     ]
     if missing or unfit:
-        told = "; ".join(
+        faults = "; ".join(
             f"{len(keys)} {what}: {', '.join(keys)}"
             for what, keys in (("missing", missing), ("unfit", unfit))
             if keys
         )
         raise InputError(
-            f"{folder}: the weights are not those of the model that its config.json describes: {told}"
+            f"{folder.path}: the weights are not those of the model that its config.json describes: {faults}"
         )
     params = {
-        path: np.asarray(found.get(path, np.zeros(leaf.shape)), np.float32) for path, leaf in template.items()
+        path: np.asarray(leaves.get(path, np.zeros(leaf.shape)), np.float32)
+        for path, leaf in template.items()
     }
     return model, traverse_util.unflatten_dict(params)
 
 
-def _flax_names(
+def _flax_leaves(
     tensors: Mapping[str, np.ndarray], template: dict[Any, Any], prefix: str
 ) -> dict[Any, np.ndarray]:
     """PyTorch's tensors by Flax path and in Flax layouts; a head that the model lacks keeps its names."""
-    renamed = {}
+    from transformers.modeling_flax_pytorch_utils import rename_key_and_reshape_tensor
+
+    leaves = {}
     for key, tensor in tensors.items():
         path: Any = tuple(key.split("."))
-        if path[0] == prefix and all(known[0] != prefix for known in template):  # saved with a head
+        # Such a prefix is there when the model was saved with a head.
+        if path[0] == prefix and all(known[0] != prefix for known in template):
             path = path[1:]
         path, tensor = rename_key_and_reshape_tensor(path, tensor, template, prefix)
-        renamed[path] = tensor
-    return renamed
+        leaves[path] = tensor
+    return leaves

@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cusa_jax.data.images import CLIP_MEAN, CLIP_STD
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import CLIP_MEAN, CLIP_STD, Pixels
 
 IGNORED_KEYS = {r"feature\..*": "the projection head: CUSA uses the patch tokens before it"}
+
+LayerCount = int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class UnicomConfig:
     image_size: int
     patch_size: int
     dim: int
-    depth: int
+    depth: LayerCount
     num_heads: int
     mlp_ratio: float = 4.0
     mean: tuple[float, ...] = CLIP_MEAN
@@ -50,6 +52,11 @@ class UnicomConfig:
     @property
     def patches(self) -> int:
         return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def pixels(self) -> Pixels:
+        """What it must be given: resized and cropped as the student's pixels are, normalised by its own numbers."""
+        return Pixels(self.image_size, self.mean, self.std)
 
 
 class Unicom(nn.Module):

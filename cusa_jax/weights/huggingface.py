@@ -1,115 +1,162 @@
-"""Hugging Face `CLIPModel` folders: config.json and model.safetensors, or pytorch_model.bin."""
+"""Hugging Face's `CLIPModel` folders: config.json, model.safetensors or pytorch_model.bin, preprocessing, tokenizer."""
 
-import json
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from cusa_jax.data.images import CLIP_MEAN, CLIP_STD
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import MOST_LAYERS, read_json, size, write_json
 from cusa_jax.models.clip import ClipConfig
-from cusa_jax.models.layers import ACTIVATIONS
-from cusa_jax.weights.torch_layout import read_folder, write_safetensors
-from cusa_jax.workdir import write_json
+from cusa_jax.models.families import make_sizes
+from cusa_jax.weights import metadata
+from cusa_jax.weights.format import CONFIG, Format, Source
+from cusa_jax.weights.hub import Weights, template
+from cusa_jax.weights.huggingface_tokenizer import write_tokenizer
+from cusa_jax.weights.openai import logit_scale, own_logit_scale
+from cusa_jax.weights.torch_layout import (
+    KeyTable,
+    Tensors,
+    from_torch,
+    read_folder,
+    to_torch,
+    write_safetensors,
+)
 
-_TOP = {
-    "logit_scale": "logit_scale",
-    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
-    "text_model.embeddings.position_embedding.weight": "positional_embedding",
-    "vision_model.embeddings.class_embedding": "visual.class_embedding",
-    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
-    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-    "text_projection.weight": "text_projection",
-    "visual_projection.weight": "visual.proj",
+MODEL_TYPE = "clip"
+PREPROCESSOR = "preprocessor_config.json"
+IGNORED = {
+    "logit_scale": "an extra: CUSA's temperatures replace it",
+    r"(text|vision)_model\.embeddings\.position_ids": "numbers from 0 on, which older files have",
 }
-_NORMS = {
-    "text_model.final_layer_norm": "ln_final",
-    "vision_model.pre_layrnorm": "visual.ln_pre",  # the library's own spelling
-    "vision_model.post_layernorm": "visual.ln_post",
-}
-_BLOCK = {
-    "self_attn.out_proj": "attn.out_proj",
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
-# torch.nn.Linear without bias, where OpenAI has a plain matrix: the transpose.
-_TRANSPOSED = ("text_projection", "visual.proj")
+# Files of openai/clip-vit-base-patch32 leave out what equals the library's defaults, which are B/32's.
+_COMMON = {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_VISION = _COMMON | {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "image_size": 224,
+                     "patch_size": 32}  # fmt: skip
+_TEXT = _COMMON | {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "vocab_size": 49408,
+                   "max_position_embeddings": 77}  # fmt: skip
 # Position of the end-of-text token: its id, or 2, with which older files mean "the highest id", which it is.
 _LEGACY_EOS = 2
 
 
-def read_clip(folder: str | Path) -> tuple[ClipConfig, dict[str, np.ndarray]]:
-    """Sizes and OpenAI-named tensors of a folder. Tensors with unknown names keep them, for the strict loader.
+def key_table(sizes: ClipConfig) -> KeyTable:
+    """Our modules -> theirs. Projections are Linears without bias; queries, keys and values lie apart, or fused."""
+    table: dict[str, str | Tensors] = {
+        "image/patch_embedding": "vision_model.embeddings.patch_embedding",
+        "image/class_embedding": "vision_model.embeddings.class_embedding",
+        "image/position_embedding": "vision_model.embeddings.position_embedding.weight",
+        # The library's own spelling.
+        "image/ln_pre": "vision_model.pre_layrnorm",
+        "image/ln_post": "vision_model.post_layernorm",
+        "image/projection": Tensors(("visual_projection.weight",), axes="turned"),
+        "text/token_embedding": "text_model.embeddings.token_embedding.weight",
+        "text/position_embedding": "text_model.embeddings.position_embedding.weight",
+        "text/ln_final": "text_model.final_layer_norm",
+        "text/projection": Tensors(("text_projection.weight",), axes="turned"),
+    }
+    for ours, theirs, layers in (
+        ("image", "vision_model", sizes.vision_layers),
+        ("text", "text_model", sizes.text_layers),
+    ):
+        for n in range(layers):
+            table |= block(f"{ours}/transformer/block_{n}", f"{theirs}.encoder.layers.{n}")
+    return table
 
-    Raises InputError for missing, damaged or contradictory files.
-    """
-    folder = Path(folder)
-    config = _read_config(folder)
-    return config, _openai_names(read_folder(folder), config)
+
+def block(ours: str, theirs: str) -> dict[str, str | Tensors]:
+    """One block of a transformer: ours, in CLIP and SigLIP alike -> theirs."""
+    attention = f"{theirs}.self_attn"
+    return {
+        f"{ours}/ln_1": f"{theirs}.layer_norm1",
+        f"{ours}/attn/in_proj": Tensors(
+            tuple(f"{attention}.{part}_proj" for part in "qkv"), whole=f"{attention}.qkv_proj"
+        ),
+        f"{ours}/attn/out_proj": f"{attention}.out_proj",
+        f"{ours}/ln_2": f"{theirs}.layer_norm2",
+        f"{ours}/fc": f"{theirs}.mlp.fc1",
+        f"{ours}/proj": f"{theirs}.mlp.fc2",
+    }
 
 
-def write_clip(folder: Path, config: ClipConfig, tensors: Mapping[str, np.ndarray]) -> None:
-    """The folder of a ViT, with its preprocessing, from OpenAI-named tensors and logit_scale.
+# --- the format -----------------------------------------------------------------------------------------------
 
-    The tokenizer is that of every CLIP: openai/clip-vit-base-patch32's files serve.
+
+def _recognises(source: Source) -> bool:
+    return bool(source.config) and source.config.get("model_type", MODEL_TYPE) == MODEL_TYPE
+
+
+def _read(source: Source) -> Weights:
+    folder = source.path
+    sizes = _sizes(source)
+    tensors = read_folder(folder)
+    shapes = template("clip", sizes, (), folder)["params"]
+    params = from_torch(tensors, shapes, key_table(sizes), ignored=IGNORED, where=folder)
+    return Weights("clip", sizes, {"params": params}, extras=logit_scale(tensors, folder))
+
+
+def _write(folder: Path, weights: Weights) -> None:
+    """The CLIP alone: weights, config, preprocessing, and CLIP's tokenizer where its vocabulary is CLIP's.
+
     Raises InputError for a ResNet, which the library does not have.
     """
-    if "visual.conv1.weight" not in tensors or "visual.proj" not in tensors:
+    sizes = weights.sizes
+    if sizes.resnet_blocks:
         raise InputError(
             f"{folder}: Hugging Face's CLIPModel has vision transformers only; write a .pt instead"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / "model.safetensors", _their_names(tensors, config), {"format": "pt"})
-    write_json(folder / "preprocessor_config.json", _preprocessing(config.image_size))
-    write_json(folder / "config.json", _write_config(config))  # last: without it a folder is no model
+    tensors = {"logit_scale": own_logit_scale(weights)} | to_torch(weights.towers["params"], key_table(sizes))
+    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    write_json(folder / PREPROCESSOR, _preprocessing(sizes))
+    write_tokenizer(folder, sizes)
+    write_json(folder / CONFIG, _config(sizes))  # last: without it a folder is no model
 
 
-def _read_config(folder: Path) -> ClipConfig:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; a folder of weights has one, or open_clip_config.json")
-    try:
-        raw = json.loads(path.read_text())
-        vision, text = raw["vision_config"], raw["text_config"]
-        # Files of openai/clip-vit-base-patch32 leave out what equals the library's defaults, which are B/32's.
-        vision = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
-                  "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", **vision}  # fmt: skip
-        text = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048,
-                "vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "quick_gelu", **text}  # fmt: skip
-        config = ClipConfig(
-            embed_dim=int(raw.get("projection_dim", 512)),
-            image_size=int(vision["image_size"]),
-            patch_size=int(vision["patch_size"]),
-            vision_width=int(vision["hidden_size"]),
-            vision_layers=int(vision["num_hidden_layers"]),
-            vision_heads=int(vision["num_attention_heads"]),
-            text_width=int(text["hidden_size"]),
-            text_layers=int(text["num_hidden_layers"]),
-            text_heads=int(text["num_attention_heads"]),
-            context_length=int(text["max_position_embeddings"]),
-            vocab_size=int(text["vocab_size"]),
-            activation=str(vision["hidden_act"]),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise InputError(f"{path}: not the configuration of a CLIP model ({error!r})") from error
-    _check(path, vision, text)
-    return config
+FORMAT = Format("Hugging Face's CLIP folder", "clip", _recognises, _read, "", _write)
 
 
-def _check(path: Path, vision: dict[str, Any], text: dict[str, Any]) -> None:
-    if vision["hidden_act"] != text["hidden_act"] or vision["hidden_act"] not in ACTIVATIONS:
+# --- what lies beside the tensors -----------------------------------------------------------------------------
+
+
+def _sizes(source: Source) -> ClipConfig:
+    raw, path = source.config, source.path / CONFIG
+    with metadata.read_as("the configuration of a CLIP model", path):
+        vision, text = _VISION | dict(raw["vision_config"]), _TEXT | dict(raw["text_config"])
+        fields: dict[str, Any] = {
+            "embed_dim": size(raw, "projection_dim", path, 512),
+            "image_size": size(vision, "image_size", path),
+            "patch_size": size(vision, "patch_size", path),
+            "vision_width": size(vision, "hidden_size", path),
+            "vision_layers": size(vision, "num_hidden_layers", path, at_most=MOST_LAYERS),
+            "vision_heads": size(vision, "num_attention_heads", path),
+            "text_width": size(text, "hidden_size", path),
+            "text_layers": size(text, "num_hidden_layers", path, at_most=MOST_LAYERS),
+            "text_heads": size(text, "num_attention_heads", path),
+            "context_length": size(text, "max_position_embeddings", path),
+            "vocab_size": size(text, "vocab_size", path),
+            "activation": metadata.activation(str(vision["hidden_act"]), source.activation, path),
+        }
+        _check(path, vision, text)
+    return make_sizes("clip", fields | _pixels(source.path / PREPROCESSOR, fields["image_size"]), path)
+
+
+def _pixels(path: Path, image_size: int) -> dict[str, tuple[float, ...]]:
+    """What preprocessor_config.json says; a folder without one is taken to have CLIP's pixels."""
+    said = read_json(path, "get it again") if path.is_file() else {}
+    return metadata.statistics(said, metadata.PREPROCESSOR_CONFIG, image_size, path)
+
+
+def _check(path: Path, vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
+    if vision["hidden_act"] != text["hidden_act"]:
         raise InputError(
-            f"{path}: hidden_act is {vision['hidden_act']!r} and {text['hidden_act']!r}; "
-            f"both towers must have the same one of {', '.join(ACTIVATIONS)}"
+            f"{path}: hidden_act is {vision['hidden_act']!r} and {text['hidden_act']!r}; both towers must have the "
+            "same"
         )
     for name, part in (("vision_config", vision), ("text_config", text)):
         if part["intermediate_size"] != 4 * part["hidden_size"]:
             raise InputError(f"{path}: {name}.intermediate_size must be 4 x hidden_size, as in every CLIP")
-        if part.get("layer_norm_eps", 1e-5) != 1e-5:
+        if part["layer_norm_eps"] != 1e-5:
             raise InputError(f"{path}: {name}.layer_norm_eps must be 1e-5, as in every CLIP")
     last = text["vocab_size"] - 1
     if text.get("eos_token_id") not in (None, _LEGACY_EOS, last):
@@ -119,98 +166,49 @@ def _check(path: Path, vision: dict[str, Any], text: dict[str, Any]) -> None:
         )
 
 
-def _names(config: ClipConfig) -> dict[str, str]:
-    """Their names -> ours, of all tensors but queries, keys and values."""
-    modules = _NORMS | {
-        f"{theirs}.{part}": f"{ours}.{name}"
-        for theirs, ours in _blocks(config)
-        for part, name in _BLOCK.items()
-    }
-    return _TOP | {
-        f"{theirs}.{leaf}": f"{ours}.{leaf}"
-        for theirs, ours in modules.items()
-        for leaf in ("weight", "bias")
-    }
-
-
-def _blocks(config: ClipConfig) -> list[tuple[str, str]]:
-    return [
-        (f"{tower}.encoder.layers.{n}", f"{ours}.resblocks.{n}")
-        for tower, ours, layers in (
-            ("vision_model", "visual.transformer", config.vision_layers),
-            ("text_model", "transformer", config.text_layers),
-        )
-        for n in range(layers)
-    ]
-
-
-def _openai_names(tensors: dict[str, np.ndarray], config: ClipConfig) -> dict[str, np.ndarray]:
-    tensors = {key: value for key, value in tensors.items() if not key.endswith(".position_ids")}
-    out = {ours: tensors.pop(theirs) for theirs, ours in _names(config).items() if theirs in tensors}
-    for theirs, ours in _blocks(config):
-        for leaf in ("weight", "bias"):
-            parts = [f"{theirs}.self_attn.{part}_proj.{leaf}" for part in "qkv"]
-            fused = f"{theirs}.self_attn.qkv_proj.{leaf}"  # as some saved them
-            if all(key in tensors for key in parts):
-                out[f"{ours}.attn.in_proj_{leaf}"] = np.concatenate([tensors.pop(key) for key in parts])
-            elif fused in tensors:
-                out[f"{ours}.attn.in_proj_{leaf}"] = tensors.pop(fused)
-    return out | {name: out[name].T for name in _TRANSPOSED if name in out} | tensors
-
-
-def _their_names(tensors: Mapping[str, np.ndarray], config: ClipConfig) -> dict[str, np.ndarray]:
-    turned = {name: tensors[name].T for name in _TRANSPOSED}
-    out = {theirs: turned.get(ours, tensors[ours]) for theirs, ours in _names(config).items()}
-    for theirs, ours in _blocks(config):
-        for leaf in ("weight", "bias"):
-            for part, tensor in zip("qkv", np.split(tensors[f"{ours}.attn.in_proj_{leaf}"], 3), strict=True):
-                out[f"{theirs}.self_attn.{part}_proj.{leaf}"] = tensor
-    return out
-
-
-def _write_config(config: ClipConfig) -> dict[str, Any]:
-    def tower(kind: str, width: int, layers: int, heads: int) -> dict[str, Any]:
+def _config(sizes: ClipConfig) -> dict[str, Any]:
+    def tower(kind: str, width: int, layers: int, heads: int, mlp: int) -> dict[str, Any]:
         return {
             "model_type": f"clip_{kind}_model",
             "hidden_size": width,
-            "intermediate_size": 4 * width,
+            "intermediate_size": mlp,
             "num_hidden_layers": layers,
             "num_attention_heads": heads,
-            "hidden_act": config.activation,
+            "hidden_act": sizes.activation,
             "layer_norm_eps": 1e-5,
-            "projection_dim": config.embed_dim,
+            "projection_dim": sizes.embed_dim,
         }
 
-    vision = tower("vision", config.vision_width, config.vision_layers, config.vision_heads)
-    text = tower("text", config.text_width, config.text_layers, config.text_heads)
+    vision = tower("vision", sizes.vision_width, sizes.vision_layers, sizes.vision_heads, sizes.vision_mlp)
+    text = tower("text", sizes.text_width, sizes.text_layers, sizes.text_heads, sizes.text_mlp)
     return {
         "architectures": ["CLIPModel"],
-        "model_type": "clip",
-        "projection_dim": config.embed_dim,
+        "model_type": MODEL_TYPE,
+        "projection_dim": sizes.embed_dim,
         "torch_dtype": "float32",
-        "vision_config": vision | {"image_size": config.image_size, "patch_size": config.patch_size},
+        "vision_config": vision | {"image_size": sizes.image_size, "patch_size": sizes.patch_size},
         "text_config": text
         | {
-            "vocab_size": config.vocab_size,
-            "max_position_embeddings": config.context_length,
-            "bos_token_id": config.vocab_size - 2,
-            "eos_token_id": config.vocab_size - 1,
+            "vocab_size": sizes.vocab_size,
+            "max_position_embeddings": sizes.context_length,
+            "bos_token_id": sizes.vocab_size - 2,
+            "eos_token_id": sizes.vocab_size - 1,
         },
     }
 
 
-def _preprocessing(image_size: int) -> dict[str, Any]:
+def _preprocessing(sizes: ClipConfig) -> dict[str, Any]:
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": image_size},
+        "size": {"shortest_edge": sizes.image_size},
         "resample": 3,  # bicubic
         "do_center_crop": True,
-        "crop_size": {"height": image_size, "width": image_size},
+        "crop_size": {"height": sizes.image_size, "width": sizes.image_size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(CLIP_MEAN),
-        "image_std": list(CLIP_STD),
+        "image_mean": list(sizes.mean),
+        "image_std": list(sizes.std),
         "do_convert_rgb": True,
     }

@@ -1,76 +1,76 @@
-"""open_clip's checkpoints: OpenAI's key names under prefixes, and folders with open_clip_config.json."""
+"""open_clip's folders, as it pushes them to the Hub: open_clip_config.json, and tensors under OpenAI's names."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from cusa_jax.data.images import CLIP_MEAN, CLIP_STD
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import MOST_LAYERS, read_json, size
 from cusa_jax.models.clip import ClipConfig
-from cusa_jax.weights.openai import known_activation
+from cusa_jax.models.families import make_sizes
+from cusa_jax.weights import metadata
+from cusa_jax.weights.format import Format, Source, without_wrappers
+from cusa_jax.weights.hub import Weights
+from cusa_jax.weights.openai import from_tensors, unprefixed
 from cusa_jax.weights.torch_layout import read_folder
 
 CONFIG = "open_clip_config.json"
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+_HONOURED = {
+    "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu"),
+    "vision_cfg": ("image_size", "patch_size", "width", "layers", "head_width"),
+    "text_cfg": ("width", "layers", "heads", "context_length", "vocab_size"),
+}
+# Of a plain CLIP; anything else is a part that OpenAI's have not. Keys that are null, false or 0 ask for nothing.
+_ONLY = {"mlp_ratio": 4.0, "pool_type": ("tok", "argmax"), "custom_text": True}
+_IGNORED = {"patch_dropout": "of open_clip's own training"}
 
 
-def openai_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Without what wrappers put before every name, and `text.` before those of the text tower (CustomTextCLIP)."""
-    names = {name: name for name in tensors}
-    for wrapper in _WRAPPERS * 2:
-        if all(ours.startswith(wrapper) for ours in names.values()):
-            names = {theirs: ours.removeprefix(wrapper) for theirs, ours in names.items()}
-    return {ours.removeprefix("text."): tensors[theirs] for theirs, ours in names.items()}
+def _recognises(source: Source) -> bool:
+    return (source.path / CONFIG).is_file()
 
 
-def read_open_clip(folder: Path, activation: str) -> tuple[ClipConfig, dict[str, np.ndarray]]:
-    """Sizes and OpenAI-named tensors of a folder as open_clip pushes it to the Hub.
+def _read(source: Source) -> Weights:
+    tensors = read_folder(source.path, "open_clip_model", "open_clip_pytorch_model")
+    return from_tensors(_sizes(source), unprefixed(without_wrappers(tensors)), source.path)
 
-    Raises InputError for missing, damaged or contradictory files, and for models with parts that no CLIP of
-    OpenAI's has.
-    """
-    path = folder / CONFIG
-    try:
-        raw = json.loads(path.read_text())
+
+def _sizes(source: Source) -> ClipConfig:
+    path = source.path / CONFIG
+    raw = read_json(path, "get it again")
+    with metadata.read_as("the configuration of a CLIP with two transformers", path):
         model = raw["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
-        for key in ("mean", "std"):
-            wanted = CLIP_MEAN if key == "mean" else CLIP_STD
-            given = raw.get("preprocess_cfg", {}).get(key, wanted)
-            if not np.allclose(given, wanted, atol=1e-6):
-                raise InputError(
-                    f"{path}: trained on pixels of {key} {given}; only CLIP's, {wanted}, is supported"
-                )
-        config = ClipConfig(
-            embed_dim=int(model["embed_dim"]),
-            image_size=int(vision["image_size"]),
-            patch_size=int(vision["patch_size"]),
-            vision_width=int(vision["width"]),
-            vision_layers=int(vision["layers"]),
-            vision_heads=int(vision["width"]) // int(vision.get("head_width", 64)),
-            text_width=int(text["width"]),
-            text_layers=int(text["layers"]),
-            text_heads=int(text["heads"]),
-            context_length=int(text.get("context_length", 77)),
-            vocab_size=int(text.get("vocab_size", 49408)),
-            activation=known_activation(
-                "quick_gelu" if model.get("quick_gelu") else "gelu", activation, path
-            ),
+        for name, section in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
+            _check(name, section, path)
+        said = "quick_gelu" if model.get("quick_gelu") else "gelu"
+        fields: dict[str, Any] = {
+            "embed_dim": size(model, "embed_dim", path),
+            "image_size": size(vision, "image_size", path),
+            "patch_size": size(vision, "patch_size", path),
+            "vision_width": size(vision, "width", path),
+            "vision_layers": size(vision, "layers", path, at_most=MOST_LAYERS),
+            "vision_heads": size(vision, "width", path) // size(vision, "head_width", path, 64),
+            "text_width": size(text, "width", path),
+            "text_layers": size(text, "layers", path, at_most=MOST_LAYERS),
+            "text_heads": size(text, "heads", path),
+            "context_length": size(text, "context_length", path, 77),
+            "vocab_size": size(text, "vocab_size", path, 49408),
+            "activation": metadata.activation(said, source.activation, path),
+        }
+        pixels = metadata.statistics(
+            raw.get("preprocess_cfg") or {}, metadata.OPEN_CLIP_PREPROCESS, fields["image_size"], path
         )
-    except InputError:
-        raise
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
-        raise InputError(
-            f"{path}: not the configuration of a CLIP with two transformers ({error!r})"
-        ) from error
-    return config, openai_names(read_folder(folder, "open_clip_model", "open_clip_pytorch_model"))
+    return make_sizes("clip", fields | pixels, path)
+
+
+def _check(name: str, section: dict[str, Any], path: Any) -> None:
+    for key, value in section.items():
+        only = _ONLY.get(key)
+        plain = value in only if isinstance(only, tuple) else value == only
+        if value and key not in (*_HONOURED[name], *_IGNORED) and not plain:
+            raise InputError(
+                f"{path}: {name}.{key}={value!r}: OpenAI's CLIP, which this is not, is supported"[:300]
+            )
+
+
+FORMAT = Format("open_clip's folder", "clip", _recognises, _read)

@@ -1,4 +1,10 @@
-"""OpenAI's CLIP key names, which open_clip and the reference's checkpoints share, and the sizes that shapes tell."""
+"""OpenAI's CLIP names, which open_clip and the reference's checkpoints share, and the sizes that shapes tell.
+
+.pt files: OpenAI's TorchScript archives, and state dicts under the same names. Of heads, which CLIP has not, the names
+are the reference's.
+"""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping
@@ -7,14 +13,17 @@ from typing import Any
 
 import numpy as np
 
+from cusa_jax.config import ConfigDict
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import ClipConfig
-from cusa_jax.models.layers import ACTIVATIONS
 from cusa_jax.types import Params
-from cusa_jax.weights.torch_layout import from_torch
+from cusa_jax.weights import metadata, torch_file
+from cusa_jax.weights.format import Format, Source
+from cusa_jax.weights.hub import HEADS, Weights, head_modules, template
+from cusa_jax.weights.torch_layout import from_torch, to_torch
 
 IGNORED = {
-    "logit_scale": "CUSA's temperatures replace it (reference clip/model.py:454)",
+    "logit_scale": "an extra: CUSA's temperatures replace it (reference clip/model.py:454)",
     r"visual\..*\.num_batches_tracked": "counts the batches of a running mean, which momentum 0.1 does not use",
     "input_resolution|context_length|vocab_size": "sizes, which the shapes say too",
     r"(visual\.)?transformer\.resblocks\.\d+\.attn_mask|attn_mask": "the causal mask, a constant",
@@ -34,29 +43,32 @@ _BLOCK = {
 }
 
 
-def is_ignored(name: str) -> bool:
-    return any(re.fullmatch(rule, name) for rule in IGNORED)
+# --- the key table --------------------------------------------------------------------------------------------
 
 
-def key_table(config: ClipConfig, prefix: str = "") -> dict[str, str]:
-    """Our CLIP modules -> OpenAI's keys, each with `prefix` before it (the reference's is 'clip_model.')."""
-    image = _resnet(config.resnet_blocks) if config.resnet_blocks else _vit(config.vision_layers)
+def key_table(sizes: ClipConfig, heads: tuple[str, ...] = (), prefix: str = "") -> dict[str, str]:
+    """Our modules -> their keys, the towers' with `prefix` before them (the reference's is 'clip_model.')."""
+    image = _resnet(sizes.resnet_blocks) if sizes.resnet_blocks else _vit(sizes.vision_layers)
     table = {f"image/{ours}": f"visual.{name}" for ours, name in image.items()} | {
         "text/token_embedding": "token_embedding.weight",
         "text/position_embedding": "positional_embedding",
         "text/ln_final": "ln_final",
         "text/projection": "text_projection",
     }
-    table |= {f"text/{ours}": name for ours, name in _transformer(config.text_layers).items()}
-    return {ours: prefix + name for ours, name in table.items()}
+    table |= {f"text/{ours}": name for ours, name in _transformer(sizes.text_layers).items()}
+    table = {ours: prefix + name for ours, name in table.items()}
+    # Of the reference (unire/model.py:40-51).
+    for module in head_modules(heads):
+        table |= {f"{module}/ln": f"ln_{module}_projection", f"{module}/linear": f"{module}_projection"}
+    return table
 
 
-def variables_table(config: ClipConfig, prefix: str = "") -> dict[str, str]:
+def variables_table(sizes: ClipConfig, heads: tuple[str, ...] = (), prefix: str = "") -> dict[str, str]:
     """`key_table` for a tree of linen variables, {'params': …, 'batch_stats': …}."""
     return {
         f"{collection}/{ours}": theirs
         for collection in ("params", "batch_stats")
-        for ours, theirs in key_table(config, prefix).items()
+        for ours, theirs in key_table(sizes, heads, prefix).items()
     }
 
 
@@ -92,28 +104,107 @@ def _resnet(blocks: tuple[int, ...]) -> dict[str, str]:
     return table | {f"attnpool/{part}_proj": f"attnpool.{part}_proj" for part in "qkvc"}
 
 
-def clip_variables(
-    tensors: Mapping[str, np.ndarray], config: ClipConfig, template: Params, where: str | Path
-) -> Params:
-    """{'params': {'image': …, 'text': …}} in float32 from OpenAI-named tensors; of a ResNet 'batch_stats' too.
+# --- weights <-> named tensors --------------------------------------------------------------------------------
 
-    template: the variables of a DualEncoder, as anything with shapes; heads are left out.
-    Raises InputError listing all keys that do not fit.
+
+def from_tensors(
+    sizes: ClipConfig,
+    tensors: Mapping[str, np.ndarray],
+    where: str | Path,
+    scalars: Mapping[str, np.ndarray] | None = None,
+    config: ConfigDict | None = None,
+) -> Weights:
+    """Weights of named tensors of any float dtype, with the heads that are among them.
+
+    Raises InputError that lists at once every missing, unexpected and unfit key.
     """
-    towers = {
-        name: {tower: collection[tower] for tower in ("image", "text") if tower in collection}
-        for name, collection in template.items()
-    }
-    return from_torch(tensors, towers, variables_table(config), ignored=IGNORED, where=where)
+    heads = tuple(kind for kind in HEADS if any(name in tensors for name in _head_keys(kind)))
+    table = variables_table(sizes, heads)
+    variables = from_torch(
+        tensors, template("clip", sizes, heads, where), table, ignored=IGNORED, where=where
+    )
+    return Weights("clip", sizes, variables, heads, scalars or {}, config, logit_scale(tensors, where))
 
 
-def clip_config(tensors: Mapping[str, np.ndarray], activation: str, where: str | Path) -> ClipConfig:
+def to_tensors(weights: Weights, variables: Params, prefix: str = "") -> dict[str, np.ndarray]:
+    """Their names and layouts of a part of a CLIP's variables, in float32, as PyTorch's strict loading asks for them.
+
+    BatchNorms have a `num_batches_tracked`, which CLIP's ResNets do not use.
+    """
+    tensors = to_torch(variables, variables_table(weights.sizes, weights.heads, prefix))
+    means = [name for name in tensors if name.endswith(".running_mean")]
+    counters = [f"{name.removesuffix('running_mean')}num_batches_tracked" for name in means]
+    return tensors | dict.fromkeys(counters, np.asarray(0, np.int64))
+
+
+def logit_scale(tensors: Mapping[str, np.ndarray], where: str | Path) -> dict[str, np.ndarray]:
+    """{'logit_scale': float32 []}, where the tensors have one. Raises InputError where it is no single number."""
+    if "logit_scale" not in tensors:
+        return {}
+    scale = np.asarray(tensors["logit_scale"], np.float32)
+    if scale.size != 1:
+        raise InputError(f"{where}: logit_scale has the shape {scale.shape}, not that of a number")
+    return {"logit_scale": scale.reshape(())}
+
+
+def own_logit_scale(weights: Weights) -> np.ndarray:
+    """float32 [], which users of CLIP expect: the file's, or the trained temperature's, or what CLIP starts with."""
+    trained = -np.log(weights.scalars.get("tau_contrastive", np.float32(0.07)))
+    return np.asarray(weights.extras.get("logit_scale", trained), np.float32)
+
+
+def _head_keys(kind: str) -> list[str]:
+    return [
+        f"{name}_projection.weight"
+        for side in ("image", "text")
+        for name in (f"ln_{kind}_{side}", f"{kind}_{side}")
+    ]
+
+
+# --- the format -----------------------------------------------------------------------------------------------
+
+
+def _recognises(source: Source) -> bool:
+    names = _names(source)
+    return any(name in names for name in ("text_projection", "ln_final.weight", "visual.proj", STEM))
+
+
+def _read(source: Source) -> Weights:
+    tensors = _names(source)
+    # OpenAI's own files are programs, which have its activation.
+    said = "quick_gelu" if isinstance(source.pickled, torch_file.Module) else None
+    sizes = clip_sizes(tensors, metadata.activation(said, source.activation, source.path), source.path)
+    return from_tensors(sizes, tensors, source.path)
+
+
+def _write(path: Path, weights: Weights) -> None:
+    """The CLIP alone, for `clip.build_model`."""
+    tensors = {"logit_scale": own_logit_scale(weights)} | to_tensors(weights, weights.towers)
+    torch_file.write(path, tensors)
+
+
+def _names(source: Source) -> dict[str, np.ndarray]:
+    return unprefixed(source.tensors)
+
+
+def unprefixed(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without what open_clip's CustomTextCLIP puts before the names of the text tower."""
+    return {name.removeprefix("text."): tensor for name, tensor in tensors.items()}
+
+
+FORMAT = Format("OpenAI's names", "clip", _recognises, _read, ".pt", _write)
+
+
+# --- sizes ----------------------------------------------------------------------------------------------------
+
+
+def clip_sizes(tensors: Mapping[str, np.ndarray], activation: str, where: str | Path) -> ClipConfig:
     """The sizes of OpenAI-named weights (as reference clip/model.py:418-447 finds them).
 
     Raises InputError where they are not those of a CLIP, or do not tell the number of heads.
     """
     try:
-        config = ClipConfig(
+        sizes = ClipConfig(
             embed_dim=tensors["text_projection"].shape[1],
             **(_resnet_sizes(tensors) if STEM in tensors else _vit_sizes(tensors)),
             text_width=tensors["ln_final.weight"].shape[0],
@@ -126,14 +217,12 @@ def clip_config(tensors: Mapping[str, np.ndarray], activation: str, where: str |
         raise InputError(f"{where}: not the weights of a CLIP: there is no {missing.args[0]}") from None
     except (IndexError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{where}: not the weights of a CLIP: shapes that no CLIP has ({error})") from None
-    if max(config.vision_width, config.text_width) > WIDEST or not (
-        config.vision_heads and config.text_heads
-    ):
+    if max(sizes.vision_width, sizes.text_width) > WIDEST or not (sizes.vision_heads and sizes.text_heads):
         raise InputError(
-            f"{where}: towers of width {config.vision_width} and {config.text_width} do not tell their number of "
+            f"{where}: towers of width {sizes.vision_width} and {sizes.text_width} do not tell their number of "
             "heads; give the folder with open_clip_config.json or Hugging Face's config.json"
         )
-    return config
+    return sizes
 
 
 def _vit_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -159,23 +248,5 @@ def _resnet_sizes(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _count(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
-    return len({key.removeprefix(prefix).partition(".")[0] for key in tensors if key.startswith(prefix)})
-
-
-def known_activation(said: str | None, asked: str, where: str | Path) -> str:
-    """What the file says of its activation, or else what the user says, never a guess.
-
-    Raises InputError where neither says it, or they disagree: the wrong one costs points without any other sign.
-    """
-    if said and asked and said != asked:
-        raise InputError(f"{where}: its activation is {said}, not {asked}")
-    if not (said or asked):
-        raise InputError(
-            f"{where}: does not say its activation; OpenAI's weights have quick_gelu, open_clip's gelu unless their "
-            "model is called '…-quickgelu'. Say it by config.model.activation in a training, or once and for all by "
-            "`scripts/convert.py IN OUT.safetensors --activation=…`"
-        )
-    activation = said or asked
-    if activation not in ACTIVATIONS:
-        raise InputError(f"{where}: activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
-    return activation
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
+    return len({match[1] for name in tensors if (match := pattern.match(name))})

@@ -14,6 +14,7 @@ import yaml
 
 from cusa_jax.config import ConfigDict, default_config, flat, needs_teachers
 from cusa_jax.errors import InputError, one_line
+from cusa_jax.losses.terms import on
 from cusa_jax.models.clip import PRESETS
 
 GPUS = 4  # of the paper; a YAML says the batch of one, not how many there are
@@ -91,7 +92,7 @@ def read_yaml(path: Path) -> ConfigDict:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # what a damaged file does to a parser cannot be foreseen
         raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())[:200]})") from error
     return config_of(raw, path)
 
@@ -139,7 +140,9 @@ def yaml_of(config: ConfigDict) -> dict[str, Any]:
 
     A USA that borrows temperatures of a CSA without weight has to be given its own first
     (`with_own_temperatures`): the reference never makes those of a CSA that is off.
+    Raises InputError where the objective has a term that it does not know.
     """
+    refuse_other_terms(config)
     ours = flat(config)
     theirs: dict[str, Any] = {"save_path": "output", **_FIXED, "batch_size_test": config.eval.batch_size}
     theirs |= {"schedular.decay_rate": 1, "schedular.cooldown_epochs": 0}
@@ -154,6 +157,15 @@ def yaml_of(config: ConfigDict) -> dict[str, Any]:
         theirs[f"loss_config.{section}.is_on"] = weight > 0
         theirs[f"loss_config.{section}.rate"] = weight or default_config().loss[term].weight
     return _nested(theirs)
+
+
+def refuse_other_terms(config: Any) -> None:
+    """Raises InputError where the objective has a term that the reference does not know."""
+    for term in on(config.loss):
+        if term.name not in SECTIONS:
+            raise InputError(
+                f"the reference has no {term.name} loss; set config.loss.{term.name}.weight=0 to write its formats"
+            )
 
 
 def with_own_temperatures(config: ConfigDict) -> ConfigDict:

@@ -8,6 +8,7 @@ allocates no more than the file is long.
 from __future__ import annotations
 
 import io
+import math
 import os
 import pickle
 import zipfile
@@ -36,15 +37,33 @@ STORAGES = {
 }
 _STORAGE_OF = {dtype: name for name, dtype in STORAGES.items()}
 _DEEPEST, _MOST = 64, 100_000  # levels and entries of a nested state dict
+_MOST_AXES = 64  # of a tensor, as in numpy
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)[:13]  # what torch.save began with before 1.6
 
 
-class Module(dict[str, Any]):
-    """A TorchScript module: its attributes, submodules among them."""
+class _Attributes(dict[str, Any]):
+    """An object as a dict of its attributes."""
 
     def build(self, attributes: dict[str, Any]) -> None:
+        if not isinstance(attributes, dict):
+            raise InputError("holds an object whose attributes are no dict")
         self.update(attributes)
+
+
+class Module(_Attributes):
+    """A TorchScript module: its attributes, submodules among them."""
+
+
+class Namespace(_Attributes):
+    """An `argparse.Namespace`, in which many training programs save their options."""
+
+
+class _Storage:
+    """The numbers that tensors are views of; made for a persistent id alone, never by what a file calls."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        self.numbers = numbers
 
 
 class _OrderedDict(dict[str, Any]):
@@ -134,55 +153,91 @@ def _read(archive: zipfile.ZipFile, file_size: int) -> Any:
             f"written on a {order[:20].decode(errors='replace')}-endian machine; save it on another"
         )
 
-    storages: dict[str, np.ndarray] = {}
+    storages: dict[str, _Storage] = {}
 
-    def storage(identifier: Any) -> np.ndarray:
-        _, dtype, key, _, size = identifier
+    def storage(identifier: Any) -> _Storage:
+        kind, dtype, key, _, size = identifier
+        if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(key, str):
+            raise InputError("names a storage as torch.save does not")
         if key not in storages:
-            storages[key] = np.frombuffer(content(f"data/{key}"), dtype)
-        if storages[key].shape != (size,) or storages[key].dtype != dtype:
+            storages[key] = _Storage(np.frombuffer(content(f"data/{key}"), dtype))
+        numbers = storages[key].numbers
+        if numbers.dtype != dtype or numbers.shape != (size,):
             raise InputError(f"storage {key[:20]!r} is not {size} numbers of {dtype}; get the file again")
         return storages[key]
 
-    return read_pickle(io.BytesIO(content("data.pkl")), _torch_global, storage)
+    return read_pickle(io.BytesIO(content("data.pkl")), _torch_global, storage, stored=file_size)
 
 
 def _is_stored(info: zipfile.ZipInfo) -> bool:
     return info.compress_type == zipfile.ZIP_STORED
 
 
-def _tensor(
-    storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> np.ndarray:
-    """A view; what it reaches lies inside the storage, and it is not larger than that."""
-    count = int(np.prod([int(n) for n in size], dtype=object)) if size else 1
-    if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
-        raise InputError("holds a tensor of negative or contradictory sizes")
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if count > storage.size or (count and last >= storage.size):
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.ndarray:
+    """A view of a storage; what it reaches lies inside, and it is not larger than the storage."""
+    if not isinstance(storage, _Storage):
+        raise InputError("holds a tensor that is not a view of a storage; refused")
+    numbers = storage.numbers
+    _check_whole((offset,), size, stride)
+    if len(size) != len(stride):
+        raise InputError("holds a tensor of contradictory sizes")
+    count = math.prod(size)
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+    if count > numbers.size or (count and last >= numbers.size):
         raise InputError(
-            f"holds a tensor {list(size)} that is larger than its storage of {storage.size} numbers"
+            f"holds a tensor {list(size)} that is larger than its storage of {numbers.size} numbers"
         )
-    strides = [step * storage.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(
-        storage[offset:] if count else storage[:0], size, strides, writeable=False
-    )
+    if not count:
+        return np.empty(size, numbers.dtype)
+    # A length of 1 can have any stride. numpy checks once more that the view lies in the buffer.
+    strides = [
+        step * numbers.itemsize if length > 1 else 0 for length, step in zip(size, stride, strict=True)
+    ]
+    buffer = numbers.view(np.uint8)  # as bfloat16 has no buffer of its own
+    return np.ndarray(size, numbers.dtype, buffer, offset * numbers.itemsize, strides)
+
+
+def _check_whole(*groups: Any) -> None:
+    for group in groups:
+        if not isinstance(group, tuple) or len(group) > _MOST_AXES:
+            raise InputError("holds a tensor whose sizes are no short tuple")
+        if not all(type(number) is int and 0 <= number < 2**63 for number in group):
+            raise InputError("holds a tensor of sizes that are negative or no whole numbers")
+
+
+def _size(lengths: Any) -> tuple[int, ...]:
+    """torch.Size."""
+    _check_whole(lengths)
+    return lengths
+
+
+def _items(values: Any = ()) -> list[Any]:
+    """TorchScript's typed list."""
+    if not isinstance(values, list | tuple):
+        raise InputError("holds a list that was made of something else")
+    return list(values)
+
+
+def _encoded(text: Any, encoding: Any) -> bytes:
+    """Bytes, as protocol 2 writes them."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise InputError("holds bytes in another encoding than pickles have")
+    return text.encode("latin1")
 
 
 _GLOBALS: dict[str, Any] = {
     **NUMPY_GLOBALS,
-    "_codecs encode": lambda text, encoding: {"latin1": text.encode("latin1")}[
-        encoding
-    ],  # bytes of protocol 2
+    "_codecs encode": _encoded,
+    "argparse Namespace": lambda: Namespace(),
     "collections OrderedDict": lambda: _OrderedDict(),
-    "torch Size": tuple,
+    "torch Size": _size,
     "torch device": lambda *name: name,
     "torch._utils _rebuild_tensor": _tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
     **{f"torch {name}": dtype for name, dtype in STORAGES.items()},
     # TorchScript's typed lists and dicts
-    **{f"torch.jit._pickle build_{kind}list": list for kind in ("int", "double", "bool", "tensor")},
+    **{f"torch.jit._pickle build_{kind}list": _items for kind in ("int", "double", "bool", "tensor")},
     "torch.jit._pickle restore_type_tag": lambda value, _: value,
 }
 

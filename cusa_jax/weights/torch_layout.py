@@ -1,10 +1,10 @@
-"""Linen parameters <-> PyTorch-named tensors, through a strict key table.
+"""Linen parameters <-> PyTorch-named tensors: one strict key table for both directions.
 
 A key table maps our modules to the file's: {'layer_0/query': 'encoder.layer.0.attention.attn.q', ...}.
 What remains is one rule per kind of leaf: a Dense kernel [in, out] is a weight [out, in], a Conv kernel
 HWIO is a weight OIHW, a norm's scale and an Embed embedding are weights as they stand, and a BatchNorm's
-running mean and variance have names of their own. A parameter that
-belongs to no module (`pos_embed`) stands in the table by itself.
+running mean and variance have names of their own. A parameter that belongs to no module (`pos_embed`)
+stands in the table by itself. Where the file has a tensor in parts or turned, the table says it (`Tensors`).
 
 Strict: every tensor of the file is used, or ignored for a reason that the caller gives; nothing is left at
 its initial value.
@@ -12,9 +12,11 @@ its initial value.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,8 +40,43 @@ LEAF_NAMES = {
 DENSE_AXES = (1, 0)
 CONV_AXES = (3, 2, 0, 1)  # HWIO -> OIHW
 
-KeyTable = Mapping[str, str]
 LeafPath = tuple[str, ...]  # of a leaf in the parameter tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensors:
+    """How a module or a parameter of ours lies in a file, where its name alone does not say it.
+
+    names: of the equal parts that it is in, along the file's first axis; one where it is whole.
+    whole: another name, under which some files have it whole; it is read, not written.
+    axes: 'torch' by the rule for its kind of leaf, 'turned' where a plain matrix is the file's transpose, 'ours' where
+        the file has our own layouts.
+    """
+
+    names: tuple[str, ...]
+    whole: str = ""
+    axes: Literal["torch", "turned", "ours"] = "torch"
+
+
+KeyTable = Mapping[str, str | Tensors]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """One parameter in the file. axes: ours in the file's order. shape: in the file, of the whole."""
+
+    keys: tuple[str, ...]
+    whole: str
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def expected(self, tensors: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+        """{key: shape} of what `tensors` should have of it, in the way of the two that it has."""
+        if self.whole in tensors and self.keys[0] not in tensors:
+            return {self.whole: self.shape}
+        rows, *rest = self.shape or (1,)
+        part = (rows // len(self.keys), *rest) if len(self.keys) > 1 else self.shape
+        return dict.fromkeys(self.keys, part)
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -74,11 +111,13 @@ def write_safetensors(
 
 def to_torch(params: Params, table: KeyTable) -> dict[str, np.ndarray]:
     """The tensors of `params` under the file's names and in its layouts; dtypes are kept."""
-    flat = traverse_util.flatten_dict(params)
-    return {
-        _key(path, table): np.asarray(leaf).transpose(_torch_axes(path, leaf.ndim))
-        for path, leaf in flat.items()
-    }
+    leaves = _leaves(params, table)
+    tensors: dict[str, np.ndarray] = {}
+    for path, value in traverse_util.flatten_dict(params).items():
+        keys, array = leaves[path].keys, np.asarray(value).transpose(leaves[path].axes)
+        parts = [array] if len(keys) == 1 else np.split(array, len(keys))
+        tensors |= dict(zip(keys, parts, strict=True))
+    return tensors
 
 
 def from_torch(
@@ -97,25 +136,23 @@ def from_torch(
 
     Raises InputError that lists at once every missing, unexpected and unfit (shape or dtype) key.
     """
-    keys, axes, _ = _expected(template, table)
-    check(tensors, template, table, ignored=ignored, where=where)
-    params = {
-        path: np.ascontiguousarray(tensors[key].transpose(np.argsort(axes[path])), dtype=np.float32)
-        for path, key in keys.items()
-    }
+    leaves = _leaves(template, table)
+    _check(tensors, leaves, ignored, where)
+    params = {}
+    for path, leaf in leaves.items():
+        parts = [tensors[key] for key in leaf.expected(tensors)]
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        params[path] = np.asarray(whole.transpose(np.argsort(leaf.axes)), np.float32, order="C")
     return traverse_util.unflatten_dict(params)
 
 
-def check(
+def _check(
     tensors: Mapping[str, np.ndarray],
-    template: Params,
-    table: KeyTable,
-    *,
+    leaves: Mapping[LeafPath, _Leaf],
     ignored: Mapping[str, str],
     where: str | Path,
 ) -> None:
-    """Raises the InputError of `from_torch`."""
-    _, _, shapes = _expected(template, table)
+    shapes = {key: shape for leaf in leaves.values() for key, shape in leaf.expected(tensors).items()}
     unneeded = {key for key in tensors if any(re.fullmatch(rule, key) for rule in ignored)}
     complaints = {
         "missing": [key for key in shapes if key not in tensors],
@@ -127,30 +164,32 @@ def check(
         ],
     }
     if any(complaints.values()):
-        told = "; ".join(
+        listed = "; ".join(
             f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in complaints.items() if keys
         )
-        raise InputError(f"{where}: the weights do not fit the model: {one_line(told)}")
+        raise InputError(f"{where}: the weights do not fit the model: {one_line(listed)}")
 
 
-def _expected(template: Params, table: KeyTable) -> tuple[dict, dict, dict]:
-    """Of every leaf: its key, its axes in the file's order; and by key, its shape in the file."""
-    flat = traverse_util.flatten_dict(template)
-    keys = {path: _key(path, table) for path in flat}
-    axes = {path: _torch_axes(path, len(leaf.shape)) for path, leaf in flat.items()}
-    shapes = {keys[path]: tuple(leaf.shape[axis] for axis in axes[path]) for path, leaf in flat.items()}
-    return keys, axes, shapes
+def _leaves(tree: Params, table: KeyTable) -> dict[LeafPath, _Leaf]:
+    return {path: _leaf(path, leaf.shape, table) for path, leaf in traverse_util.flatten_dict(tree).items()}
 
 
-def _key(path: LeafPath, table: KeyTable) -> str:
-    whole = "/".join(path)
-    if whole in table:
-        return table[whole]
-    return f"{table['/'.join(path[:-1])]}.{LEAF_NAMES[path[-1]]}"
+def _leaf(path: LeafPath, shape: tuple[int, ...], table: KeyTable) -> _Leaf:
+    name = "/".join(path)
+    entry, suffix = (
+        (table[name], "") if name in table else (table["/".join(path[:-1])], "." + LEAF_NAMES[path[-1]])
+    )
+    if isinstance(entry, str):
+        entry = Tensors((entry,))
+    axes = _axes(path, len(shape), entry)
+    keys = tuple(key + suffix for key in entry.names)
+    return _Leaf(keys, entry.whole and entry.whole + suffix, axes, tuple(shape[axis] for axis in axes))
 
 
-def _torch_axes(path: LeafPath, rank: int) -> tuple[int, ...]:
-    if path[-1] != "kernel":
+def _axes(path: LeafPath, rank: int, entry: Tensors) -> tuple[int, ...]:
+    if entry.axes == "turned":
+        return DENSE_AXES
+    if entry.axes == "ours" or path[-1] != "kernel":
         return tuple(range(rank))
     return {2: DENSE_AXES, 4: CONV_AXES}[rank]
 

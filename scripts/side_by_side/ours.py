@@ -1,9 +1,8 @@
 """This package on the weights and the YAML of the reference."""
 
 import dataclasses
-import functools
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +11,16 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
-from cusa_jax import optim, scalars, sharding, similarity
+from cusa_jax import optim, sharding, similarity
+from cusa_jax.config import typed
 from cusa_jax.data.splits import load_split
 from cusa_jax.evaluation.retrieval import Evaluator
-from cusa_jax.experiment import make_model
+from cusa_jax.experiment import student_options
+from cusa_jax.models import clip
 from cusa_jax.models.clip import ClipConfig
-from cusa_jax.models.dual_encoder import init_variables
 from cusa_jax.models.layers import Block
 from cusa_jax.models.resnet import Bottleneck
-from cusa_jax.step import Recipe, init_state, jitted
+from cusa_jax.step import Recipe, init_state, jitted, make_recipe
 from cusa_jax.types import Batch, Embeddings, Params, Teacher, Teachers, TrainState
 from cusa_jax.weights import openai, reference
 from cusa_jax.weights.torch_layout import from_torch, to_torch
@@ -40,33 +40,27 @@ class Ours:
         x64: bool,
     ):
         self.config = config = reference.config_of(raw, "the reference's YAML")
+        settings = typed(config)
         self.dtype = np.dtype(np.float64 if x64 else np.float32)
-        model = make_model(config, sizes).clone(dtype=self.dtype)
-        heads = {f"params/{name}/ln": f"ln_{name}_projection" for name in HEADS}
-        heads |= {f"params/{name}/linear": f"{name}_projection" for name in HEADS}
-        self.table = openai.variables_table(sizes, prefix="clip_model.") | heads
-        template = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
+        options = dataclasses.replace(student_options(settings), dtype=self.dtype.name)
+        self.student = clip.student(sizes, options)
+        self.table = openai.variables_table(sizes, self.student.heads, prefix="clip_model.")
+        template = jax.eval_shape(self.student.init, jax.random.key(0))
         ignored = {f"clip_model\\.({rule})": why for rule, why in openai.IGNORED.items()}
         ignored[r"\w*tau\w*"] = "the temperatures, read below"
         variables = from_torch(tensors, template, self.table, ignored=ignored, where="the reference's model")
 
-        rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
+        rates = optim.learning_rates(settings.optim, settings.schedule, steps_per_epoch)
         self.learning_rates = rates[::steps_per_epoch]
-        specs = scalars.specifications(config.loss)
-        one = Teacher("given", None, lambda features, rows: features[rows], "index")
-        self.recipe = Recipe(
-            model,
-            specs,
-            optim.optimizer(config.optim, rates, specs),
-            config.loss,
-            teachers=Teachers(one, one),
+        one = Teacher("given", lambda features, rows: features[rows], "index")
+        self.recipe = make_recipe(
+            self.student, settings.loss, settings.optim, rates, teachers=Teachers(one, one)
         )
         state = init_state(self.recipe, self._cast(variables))
-        for name in state.params[
-            "taus"
-        ]:  # one that only we have, because the reference would crash, starts by itself
-            start = tensors.get(reference.TEMPERATURE_NAMES[name], np.float32(specs[name].init))
-            state.params["taus"][name] = jnp.asarray(start, self.dtype)
+        for name, scalar in self.recipe.scalars.items():
+            # One that only we have, because the reference would crash, starts by itself.
+            start = tensors.get(reference.TEMPERATURE_NAMES[name], np.float32(scalar.init))
+            state.params["scalars"][name] = jnp.asarray(start, self.dtype)
         self.state = dataclasses.replace(state, opt_state=self.recipe.optimizer.init(state.params))
 
     def _cast(self, tree: Params) -> Params:
@@ -78,21 +72,21 @@ class Ours:
 
     def encode(self, pixels: np.ndarray, tokens: np.ndarray) -> tuple[dict, dict]:
         """(outputs of the blocks by module path, features {'image', 'cross_image', …})."""
-        model = self.recipe.model
+        sides = {"image": self._cast(pixels), "text": jnp.asarray(tokens)}
 
-        def encode(variables: Params, pixels: jax.Array, tokens: jax.Array) -> tuple[dict, Embeddings]:
-            embeddings, seen = model.apply(
-                variables, pixels, tokens, capture_intermediates=_is_captured, mutable=["intermediates"]
+        def encode(variables: Params, sides: dict[str, jax.Array]) -> tuple[dict, dict]:
+            encoded, seen = self.student.module.apply(
+                variables,
+                method=lambda module: {side: module.encode(side, rows) for side, rows in sides.items()},
+                capture_intermediates=_is_captured,
+                mutable=["intermediates"],
             )
             flat = traverse_util.flatten_dict(seen["intermediates"], sep="/")
-            outputs = {name.removesuffix("/__call__"): out for name, (out,) in flat.items()}
-            return outputs, cast(Embeddings, embeddings)
+            return {name.removesuffix("/__call__"): out for name, (out,) in flat.items()}, encoded
 
-        outputs, embeddings = jax.device_get(
-            jax.jit(encode)(self.state.variables, self._cast(pixels), tokens)
-        )
-        features = {name: getattr(embeddings, name) for name in HEADS}
-        features |= {side: outputs.pop(side) for side in ("image", "text")}
+        outputs, encoded = jax.device_get(jax.jit(encode)(self.state.variables, sides))
+        features = {f"{kind}_{side}": encoded[side][kind] for kind in ("cross", "uni") for side in sides}
+        features |= {side: outputs.pop(side) for side in sides}
         return outputs, features
 
     def similarities(self, features: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -114,7 +108,7 @@ class Ours:
             dataclasses.replace(self.state, opt_state=None), *self._inputs(batch)
         )
         gradients = jax.device_get(state.opt_state)
-        taus = {reference.TEMPERATURE_NAMES[name]: np.asarray(g) for name, g in gradients["taus"].items()}
+        taus = {reference.TEMPERATURE_NAMES[name]: np.asarray(g) for name, g in gradients["scalars"].items()}
         return self._terms(metrics), self.named({"params": gradients["model"]}) | taus
 
     def train(self, batches: list[Any]) -> tuple[np.ndarray, list[dict[str, float]], TrainState]:
@@ -123,15 +117,16 @@ class Ours:
         for batch in batches:
             state, metrics = step(state, *self._inputs(batch))
             terms.append(self._terms(metrics))
-            taus.append({reference.TEMPERATURE_NAMES[n]: float(t) for n, t in state.params["taus"].items()})
+            taus.append(
+                {reference.TEMPERATURE_NAMES[n]: float(t) for n, t in state.params["scalars"].items()}
+            )
         return np.asarray(terms), taus, state
 
     def evaluate(self, folder: Path) -> dict[str, float]:
         mesh = sharding.make_mesh()
         self.config.eval.batch_size = 32
-        model = self.recipe.model
-        split = load_split(str(folder), "test", image_root="", context_length=model.clip.context_length)
-        return Evaluator(model, mesh, self.config)(self.state.variables, split)
+        split = load_split(str(folder), "test", self.student.inputs, image_root="")
+        return Evaluator(self.student, mesh, self.config)(self.state.variables, split)
 
     def _step(self, recipe: Recipe) -> Any:
         return jitted(recipe, donate=False)

@@ -14,6 +14,8 @@ from PIL import Image
 from cusa_jax.data.captions import clean_caption
 from cusa_jax.data.images import load_image, normalise
 from cusa_jax.data.tokenize import ClipTokenizer
+from cusa_jax.evaluation.metrics import current
+from cusa_jax.inputs import Pixels
 from side_by_side.original import TERMS, Original
 from side_by_side.ours import Ours
 from side_by_side.table import TOLERANCES, Row, relative
@@ -66,7 +68,7 @@ class Data:
         chosen = [self.rows[n] for n in rng.choice(min(len(self.rows), 5 * rows), rows, replace=False)]
         names = sorted({row["image_id"] for row in chosen})
         index = np.asarray([names.index(row["image_id"]) for row in chosen], np.int32)
-        pixels = np.stack([load_image(self.folder / row["image_path"], image_size) for row in chosen])
+        pixels = np.stack([load_image(self.folder / row["image_path"], Pixels(image_size)) for row in chosen])
         tokens, _ = ClipTokenizer()([clean_caption(row["caption"]) for row in chosen], context_length)
         soft = {
             "image": rng.normal(0.3, 1, (len(names), 64))[index].astype(np.float32),
@@ -81,7 +83,7 @@ def compare(
     """All rows of the table, in the order of the data's way."""
     tolerance = TOLERANCES[ours.dtype.name]
     train, test = Data.read(checkout, "train"), Data.read(checkout, "test")
-    sizes = ours.recipe.model.clip
+    sizes = ours.student.sizes
     batches = [train.batch(n, rows, sizes.image_size, sizes.context_length) for n in range(steps)]
     yield from data_rows(original, train, sizes.image_size, images)
     yield from forward_rows(original, ours, batches[0], tolerance)
@@ -101,7 +103,7 @@ def data_rows(original: Original, data: Data, size: int, images: int) -> Iterato
     paths = sorted({data.folder / row["image_path"] for row in data.rows})[:images]
     transform = clip._transform(size)
     theirs = np.stack([transform(Image.open(path)).numpy() for path in paths]).transpose(0, 2, 3, 1)
-    ours = np.stack([load_image(path, size) for path in paths])
+    ours = np.stack([load_image(path, Pixels(size)) for path in paths])
     # Normalised, in float32: the smallest difference between two bytes is 6e-3.
     yield Row("pixels", relative(normalise(ours), theirs), 1e-6, f"{len(paths)} photographs")
 
@@ -181,7 +183,7 @@ def evaluation_row(original: Original, ours: Ours, data: Data, images: int) -> I
             for row in data.rows if row["image_id"] in chosen]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "new_test.json").write_text(json.dumps(rows))
-        theirs = original.evaluate(Path(folder))
+        theirs = current(original.evaluate(Path(folder)))
         mine = ours.evaluate(Path(folder))
     error = max(abs(round(mine[name], 2) - value) for name, value in theirs.items())
     yield Row("recalls", error, 0.0, f"{images} photographs, {len(rows)} captions")

@@ -23,6 +23,7 @@ from cusa_jax.benchmark import measure, steps, synthetic
 from cusa_jax.benchmark.measure import Row
 from cusa_jax.benchmark.synthetic import Sizes
 from cusa_jax.data.images import normalise
+from cusa_jax.models import clip
 from cusa_jax.models.clip import PRESETS
 from side_by_side.original import Original
 
@@ -65,8 +66,8 @@ def _reference_steps(
 ) -> dict[str, Callable[[], Any]]:
     """A step in each mode; all train the same float32 parameters with the same optimiser."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    clip = PRESETS[config.model.name]
-    original = Original(modules, raw, clip, None, x64=False, device=device)
+    clip_sizes = PRESETS[config.model.name]
+    original = Original(modules, raw, clip_sizes, None, x64=False, device=device)
     model, mpnet = original.model.train(), _mpnet(sizes).to(device)
     settings = modules["utils"].AttrDict(raw["optimizer"])
     optimizer = modules["optim"].create_optimizer(settings, model)
@@ -74,8 +75,8 @@ def _reference_steps(
     def tensor(array: Any) -> torch.Tensor:
         return original.tensor(np.array(array))
 
-    padded = dataclasses.replace(sizes, student_tokens=clip.context_length)
-    batch = synthetic.batch(config.batch_size, clip, padded, "bank", "live")
+    padded = dataclasses.replace(sizes, student_tokens=clip_sizes.context_length)
+    batch = synthetic.batch(config.batch_size, clip.inputs(clip_sizes), padded, "bank", "live")
     images, tokens = original.images(np.asarray(normalise(batch.image))), tensor(batch.tokens)
     numbers = tensor(batch.image_index)
     text = {name: tensor(ids) for name, ids in (batch.teacher_text or {}).items()}

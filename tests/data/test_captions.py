@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cusa_jax.data.captions import clean_caption, clean_captions, read_captions
+from cusa_jax.data.sources import ImageFiles
 from cusa_jax.errors import InputError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "tokenizer.json").read_text())
@@ -164,8 +165,8 @@ def test_the_reference_s_file_name_comes_first(tmp_path):
     [
         ("[{", r"a\.json: not valid JSON"),
         ("[" * 100_000, r"a\.json: not valid JSON"),
-        (3, r"a\.json: neither a list of rows .* nor a Karpathy file"),
-        ({"annotations": []}, r"a\.json: neither a list of rows"),
+        (3, r"a\.json: neither .*, nor a list of rows .*, nor a Karpathy file .*, nor a table"),
+        ({"annotations": []}, r"a\.json: neither .* nor a list of rows"),
         ([], r"a\.json: no captions of split 'train'"),
         ({"images": []}, r"a\.json: no captions of split 'train'"),
         ([REFERENCE[0], "text"], r"a\.json: row 1: expected an object with named fields, found str"),
@@ -222,10 +223,56 @@ def test_broken_files_are_named_with_row_and_key(tmp_path, content, message):
     assert str(file) in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"caption": "\\ud800"}, "the caption is not valid Unicode"),
+        ({"image_id": "\\ud800"}, "the image's id is not valid Unicode"),
+        ({"image_path": "\\udfff.jpg"}, "the image's path is not valid Unicode"),
+        ({"image_id": "a\x1b[31m"}, r"the image's id has control characters in it, 'a\\x1b\[31m'"),
+        ({"image_path": "a\nb.jpg"}, r"the image's path has control characters in it, '.*a\\nb\.jpg'"),
+    ],
+)
+def test_text_that_is_none_is_refused_in_one_line(tmp_path, row, message):
+    rows = [REFERENCE[0], {**REFERENCE[1], **row}]
+    content = json.dumps(rows).replace("\\\\u", "\\u")  # a lone surrogate can only be written as an escape
+    with pytest.raises(InputError, match=rf"a\.json: row 1: {message}") as raised:
+        read_captions(write(tmp_path, "a.json", content), "train")
+    assert str(raised.value).isprintable()
+
+
+def test_one_image_has_one_id(tmp_path):
+    """With an id for each caption, the other captions of the same image would count as wrong."""
+    rows = [{"image_path": f"{n // 5}.jpg", "caption": "a", "image_id": n} for n in range(15)]
+    message = r"a\.json: several ids for the same image, 15 for 3 files \(such as '0' and '1' for .*0\.jpg\)"
+    with pytest.raises(InputError, match=message):
+        read_captions(write(tmp_path, "a.json", rows), "train")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"image_path": "x" * 300, "caption": "a", "image_id": 1}],
+        {"images": [{"filename": "x" * 300, "split": "train", "sentences": [{"raw": "a"}]}]},
+        {
+            "images": [{"id": 1, "file_name": "COCO_val2014_1." + "x" * 300}],
+            "annotations": [{"image_id": 1, "id": 1, "caption": "a"}],
+        },
+    ],
+    ids=["reference", "karpathy", "coco"],
+)
+def test_names_that_no_file_can_have_are_told_when_they_are_read(tmp_path, content):
+    table = read_captions(write(tmp_path, "a.json", content), "train")
+    with pytest.raises(InputError, match=r"x: (not a readable image .*File name too long|image not found)"):
+        ImageFiles(table.image_paths).picture(0)
+    with pytest.raises(InputError, match="xx: no such folder or file of captions"):
+        read_captions(tmp_path / ("x" * 300), "train")
+
+
 def test_missing_folder_split_and_choice_are_told(tmp_path):
-    with pytest.raises(InputError, match="nowhere: no such folder or JSON file"):
+    with pytest.raises(InputError, match="nowhere: no such folder or file of captions"):
         read_captions(tmp_path / "nowhere", "train")
-    looked_for = r"looked for new_val\.json, val\.json, dataset\*\.json, \*_val\.json"
+    looked_for = r"new_val\.json, val\.json, dataset\*\.json, \*_val\.json, val\.csv, val\.tsv"
     with pytest.raises(InputError, match=looked_for):
         read_captions(tmp_path, "val")
     write(tmp_path, "coco_val.json", [])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cusa_jax.data.images import CLIP_MEAN, CLIP_STD, load_image, normalise, preprocess
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Pixels
 
 GEOMETRY = json.loads((Path(__file__).parents[1] / "goldens" / "preprocess.json").read_text())["geometry"]
 FRACTION_BITS = 22  # Pillow resamples 8-bit images in fixed point
@@ -63,7 +64,7 @@ def test_pixels_match_pillow_s_filter_at_torchvision_s_geometry(case):
     pixels = waves(*case["size_wh"])
     left, top = case["crop_left_top"]
     expected = resize(pixels, *case["resized_wh"])[top : top + case["crop"], left : left + case["crop"]]
-    result = preprocess(Image.fromarray(pixels), case["crop"])
+    result = preprocess(Image.fromarray(pixels), Pixels(case["crop"]))
     assert result.dtype == np.uint8
     np.testing.assert_array_equal(result, expected)
 
@@ -80,7 +81,7 @@ def test_pixels_match_pillow_s_filter_at_torchvision_s_geometry(case):
 def test_crop_offset_rounds_half_to_even(width, height, size, left, top):
     pixels = waves(width, height)
     np.testing.assert_array_equal(
-        preprocess(Image.fromarray(pixels), size), pixels[top : top + size, left : left + size]
+        preprocess(Image.fromarray(pixels), Pixels(size)), pixels[top : top + size, left : left + size]
     )
 
 
@@ -90,7 +91,7 @@ def test_small_and_narrow_images_are_enlarged(size_wh):
     short = min(size_wh)
     resized = resize(waves(*size_wh), 32 * width // short, 32 * height // short)
     top, left = round((resized.shape[0] - 32) / 2), round((resized.shape[1] - 32) / 2)
-    result = preprocess(Image.fromarray(waves(*size_wh)), 32)
+    result = preprocess(Image.fromarray(waves(*size_wh)), Pixels(32))
     np.testing.assert_array_equal(result, resized[top : top + 32, left : left + 32])
 
 
@@ -114,21 +115,23 @@ def test_images_become_rgb_before_they_are_resized(mode):
         bands = {"L": rgba[..., 0], "LA": rgba[..., [0, 3]], "RGBA": rgba}[mode]
         image, expected = Image.fromarray(bands), rgb if mode == "RGBA" else grey
     assert image.mode == mode
-    np.testing.assert_array_equal(preprocess(image, 24), preprocess(Image.fromarray(expected), 24))
+    np.testing.assert_array_equal(
+        preprocess(image, Pixels(24)), preprocess(Image.fromarray(expected), Pixels(24))
+    )
 
 
 def test_load_image_reads_a_file_as_pillow_decodes_it(tmp_path):
     Image.fromarray(waves(60, 44)).save(tmp_path / "a.jpg", quality=90)
     with Image.open(tmp_path / "a.jpg") as image:
-        expected = preprocess(image, 32)
-    np.testing.assert_array_equal(load_image(tmp_path / "a.jpg", 32), expected)
+        expected = preprocess(image, Pixels(32))
+    np.testing.assert_array_equal(load_image(tmp_path / "a.jpg", Pixels(32)), expected)
 
 
 def test_missing_image_is_named(tmp_path):
     with pytest.raises(
         InputError, match=r"none\.jpg: image not found; check data\.path and data\.image_root"
     ):
-        load_image(tmp_path / "none.jpg", 32)
+        load_image(tmp_path / "none.jpg", Pixels(32))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tif"])
@@ -137,7 +140,7 @@ def test_truncated_image_is_named(tmp_path, suffix):
     Image.fromarray(waves(60, 44)).save(file)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(InputError, match=rf"cut\.{suffix}: not a readable image"):
-        load_image(file, 32)
+        load_image(file, Pixels(32))
 
 
 def test_empty_and_foreign_files_and_folders_are_named(tmp_path):
@@ -146,20 +149,20 @@ def test_empty_and_foreign_files_and_folders_are_named(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     for name in ("empty.jpg", "text.jpg", "folder.jpg"):
         with pytest.raises(InputError, match=f"{name}: not a readable image"):
-            load_image(tmp_path / name, 32)
+            load_image(tmp_path / name, Pixels(32))
 
 
 def test_postscript_is_not_handed_to_an_interpreter(tmp_path):
     Image.fromarray(waves(60, 44)).save(tmp_path / "a.eps")
     with pytest.raises(InputError, match="cannot identify image file"):
-        load_image(tmp_path / "a.eps", 32)
+        load_image(tmp_path / "a.eps", Pixels(32))
 
 
 def test_decompression_bomb_is_refused(tmp_path, monkeypatch):
     Image.fromarray(waves(60, 44)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(InputError, match=r"bomb\.png: not a readable image .*decompression bomb"):
-        load_image(tmp_path / "bomb.png", 32)
+        load_image(tmp_path / "bomb.png", Pixels(32))
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])

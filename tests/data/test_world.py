@@ -4,6 +4,9 @@ import itertools
 import json
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from cusa_jax.data.world import files
 from cusa_jax.data.world.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, meanings
 from cusa_jax.errors import InputError
 
+ROOT = Path(__file__).parents[2]
 MEANING = {  # every word or phrase of a caption -> the fact it tells
     **dict.fromkeys(["circle", "disc", "ball"], "circle"),
     **dict.fromkeys(["square", "box", "block"], "square"),
@@ -256,6 +260,37 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         world.write(tmp_path / "world", {"val": 2})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_drafts_of_killed_runs_are_removed_and_others_are_not(tmp_path):
+    """A run is killed while it draws, another one is drawing, and somebody's folder has a similar name."""
+    script = f"""
+import os, signal
+from cusa_jax.data import world
+from cusa_jax.data.world import files
+def stay(folder, arguments):
+    print(folder.name, flush=True)
+    signal.pause()
+files._write_draft = stay
+world.write({str(tmp_path / "world")!r}, {{"val": 2}})
+"""
+    runs = [
+        subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in "ab"
+    ]
+    killed, alive = (run.stdout.readline().strip() for run in runs)
+    (tmp_path / ".world-of-somebody").mkdir()
+    try:
+        runs[0].kill()
+        runs[0].wait()
+        assert (tmp_path / killed).is_dir()
+        world.write(tmp_path / "world", {"val": 2})
+        assert sorted(os.listdir(tmp_path)) == sorted([alive, ".world-of-somebody", "world"])
+    finally:
+        for run in runs:
+            run.kill()
+            run.wait()
+            run.stdout.close()
 
 
 def test_of_two_writers_at_once_the_first_wins(tmp_path, monkeypatch):

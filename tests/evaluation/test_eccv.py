@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation import eccv
-from cusa_jax.evaluation.recall import Scores
+from cusa_jax.evaluation import coco, eccv
+from cusa_jax.evaluation.scores import InnerProducts
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it would rather have ujson
@@ -27,7 +27,7 @@ def metrics():
 @pytest.fixture(scope="module")
 def embeddings(metrics):
     """Those of the golden: an image's captions are near it."""
-    truth = eccv.ground_truth()
+    truth = coco.ground_truth()
     image_of = {caption: images[0] for caption, images in metrics.coco_gts["t2i"].items()}
     image = {i: golden.hash_uniform(f"eccv/i{i}", (WIDTH,)) for i in truth.image_ids.tolist()}
     text = [
@@ -39,7 +39,7 @@ def embeddings(metrics):
 
 def official(metrics, scores):
     """The package's numbers, from the ranked lists that it takes."""
-    truth = eccv.ground_truth()
+    truth = coco.ground_truth()
     lists = {}
     for way, matrix, queries, items in (
         ("i2t", scores, truth.image_ids, truth.caption_ids),
@@ -58,7 +58,7 @@ def official(metrics, scores):
 
 
 def test_ground_truth_is_the_packages(metrics):
-    truth = eccv.ground_truth()
+    truth = coco.ground_truth()
     assert truth.caption_ids.tolist() == metrics.coco_ids.tolist()
     assert truth.image_ids[0] == 391895  # the first of Karpathy's test split
     assert len(set(truth.image_ids.tolist())) == 5000
@@ -67,11 +67,11 @@ def test_ground_truth_is_the_packages(metrics):
 
 
 def test_equals_the_package_and_the_reference(metrics, embeddings):
-    truth = eccv.ground_truth()
-    scores = Scores.of_embeddings(*embeddings)
+    truth = coco.ground_truth()
+    scores = InnerProducts.cosines(*embeddings)
     theirs = official(metrics, scores.images @ scores.texts.T)
-    here = eccv.gallery(truth.image_ids, truth.caption_ids)
-    ours = eccv.eccv_figures(scores, here)
+    here = coco.gallery(truth.image_ids, truth.caption_ids)
+    ours = eccv.eccv_result(scores, here)
     recorded = golden.numbers("evaluation")["eccv"]
     for way in ("i2t", "t2i"):
         for name in ("map_at_r", "rprecision", "r1"):
@@ -79,7 +79,7 @@ def test_equals_the_package_and_the_reference(metrics, embeddings):
                 100 * theirs[f"eccv_{name}"][way], rel=1e-12
             )
             assert ours.values()[f"{way}_{name}"] == pytest.approx(recorded[f"eccv_{name}"][way], rel=1e-12)
-    for name, value in eccv.recall_figures(scores, here).values().items():
+    for name, value in eccv.recall_result(scores, here).values().items():
         way, at_k = name.split("_")
         assert value == pytest.approx(recorded[f"cxc_{at_k}"][way], rel=1e-12)
     assert ours.notes == ()
@@ -87,7 +87,7 @@ def test_equals_the_package_and_the_reference(metrics, embeddings):
 
 def test_partial_galleries_are_evaluated_on_what_is_there(metrics, embeddings):
     """Every seventh image with its captions, shuffled among strangers: brute force on the positives present."""
-    truth = eccv.ground_truth()
+    truth = coco.ground_truth()
     rng = np.random.default_rng(0)
     images = rng.permutation(np.arange(0, 5000, 7))
     captions = rng.permutation((5 * images[:, None] + np.arange(5)).ravel())
@@ -95,9 +95,9 @@ def test_partial_galleries_are_evaluated_on_what_is_there(metrics, embeddings):
         "COCO_val2014_000000999999.jpg"
     ]
     image = np.concatenate([embeddings[0][images], np.ones((1, WIDTH))])
-    scores = Scores.of_embeddings(image, embeddings[1][captions])
-    here = eccv.gallery(names, truth.caption_ids[captions])
-    figures = eccv.eccv_figures(scores, here)
+    scores = InnerProducts.cosines(image, embeddings[1][captions])
+    here = coco.gallery(names, truth.caption_ids[captions])
+    figures = eccv.eccv_result(scores, here)
 
     matrix = scores.images[:-1] @ scores.texts.T
     caption_ids, image_ids = truth.caption_ids[captions].tolist(), truth.image_ids[images].tolist()
@@ -125,13 +125,13 @@ def test_partial_galleries_are_evaluated_on_what_is_there(metrics, embeddings):
 
 def test_strangers_are_refused():
     with pytest.raises(InputError, match="none of the images and captions"):
-        eccv.gallery(["a.jpg", "b.jpg"], np.array([1, 2]))
+        coco.gallery(["a.jpg", "b.jpg"], np.array([1, 2]))
     with pytest.raises(InputError, match="no caption_id"):
-        eccv.gallery(["391895"], None)
+        coco.gallery(["391895"], None)
 
 
 @pytest.mark.parametrize(
     ("name", "number"), [("391895", 391895), ("COCO_val2014_000000391895.jpg", 391895), (7, 7), ("cat", -1)]
 )
 def test_ids_of_images(name, number):
-    assert eccv.coco_id(name) == number
+    assert coco.coco_id(name) == number

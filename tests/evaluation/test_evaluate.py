@@ -15,22 +15,32 @@ from ml_collections import ConfigDict
 from configs import demo
 from cusa_jax import scalars, sharding
 from cusa_jax.checkpoint import Checkpoints
-from cusa_jax.config import with_argument
+from cusa_jax.config import typed, with_argument
 from cusa_jax.data import world
 from cusa_jax.data.captions import read_captions
 from cusa_jax.data.splits import load_split
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation import eccv
+from cusa_jax.evaluation import coco
+from cusa_jax.evaluation.metrics import Metric
 from cusa_jax.evaluation.open_source import open_source
 from cusa_jax.evaluation.recall import recall
-from cusa_jax.evaluation.results import Evaluated, record, table
+from cusa_jax.evaluation.record import Evaluated, comparison, record, table
+from cusa_jax.evaluation.result import Result
 from cusa_jax.evaluation.retrieval import Evaluator
-from cusa_jax.evaluation.suites import SUITES, Data, Suites
-from cusa_jax.experiment import build_model
+from cusa_jax.evaluation.statistics import mean
+from cusa_jax.evaluation.suite import Dataset, Evaluation, Folders, Suite
+from cusa_jax.evaluation.suites import SUITES
+from cusa_jax.experiment import build_student
+from cusa_jax.models import families
+from cusa_jax.report.evaluation import sections
 from cusa_jax.types import TrainState
 from cusa_jax.workdir import write_json
 
 ROOT = Path(__file__).parents[2]
+
+
+def folders(root, elsewhere=None):
+    return Folders(SUITES.values(), str(root), elsewhere)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +66,11 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = with_argument(demo.get_config(), "loss=contrastive")
     write_json(workdir / "config.json", json.loads(config.to_json()))
-    model, variables = build_model(config)
-    described = {"config": config.to_dict(), "clip": dataclasses.asdict(model.clip)}
+    student, variables, _ = build_student(typed(config))
+    described = {"config": config.to_dict(), **families.describe(student.family, student.sizes)}
     checkpoints = Checkpoints(workdir, described, keep=1)
-    taus = scalars.init(scalars.specifications(config.loss))
-    state = TrainState(jnp.int32(3), {"model": variables["params"], "taus": taus}, {}, ())
+    values = scalars.init(scalars.specifications(typed(config).loss))
+    state = TrainState(jnp.int32(3), {"model": variables["params"], "scalars": values}, {}, ())
     checkpoints.save_best(3, state, {"r_mean": 1.0})
     checkpoints.close()
     return workdir
@@ -68,21 +78,18 @@ def run(tmp_path_factory):
 
 def test_a_run_gets_the_numbers_of_training_and_says_which_head(run, data):
     config = ConfigDict(json.loads((run / "config.json").read_text()))
-    suites = Suites(open_source(str(run), batch_size=16, workers=0), Data(str(data)))
-    found = suites.run("flickr30k")
-    model, variables = build_model(config)
-    split = load_split(
-        str(data / "flickr30k"), "test", image_root="", context_length=model.clip.context_length
-    )
-    expected = Evaluator(model, sharding.make_mesh(), config)(variables, split)
-    for ours, theirs in (("i2t", "txt"), ("t2i", "img")):
-        for k in (1, 5, 10):
-            assert found.values()[f"{ours}_r{k}"] == pytest.approx(expected[f"{theirs}_r{k}"])
+    evaluation = Evaluation(open_source(str(run), batch_size=16, workers=0), folders(data))
+    found = SUITES["flickr30k"].run(evaluation)
+    student, variables, _ = build_student(typed(config))
+    split = load_split(str(data / "flickr30k"), "test", student.inputs, image_root="")
+    expected = Evaluator(student, sharding.make_mesh(), config)(variables, split)
+    for key in ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"):
+        assert found.values()[key] == pytest.approx(expected[key])
     assert found.head == "cross-modal head"
-    sop = suites.run("sop")
+    sop = SUITES["sop"].run(evaluation)
     assert sop.strata == (12,)
     assert sop.head == "cross-modal head"
-    sts = suites.run("sts")
+    sts = SUITES["sts"].run(evaluation)
     assert set(sts.values()) == {"stsb", "stsb_pearson"}
     assert any("sts12 left out" in note for note in sts.notes)
 
@@ -95,15 +102,15 @@ def test_an_unreadable_image_is_named_once_and_the_other_suites_run(run, data, t
     asked = []
     embed = source.captioned
     monkeypatch.setattr(source, "captioned", lambda *of: (asked.append(of[0]), embed(*of))[1])
-    suites = Suites(source, Data(str(data), {"coco": str(tmp_path / "coco")}))
+    evaluation = Evaluation(source, folders(data, {"coco": str(tmp_path / "coco")}))
     for suite in ("coco5k", "coco1k"):
         with pytest.raises(
             InputError, match=r"^\S*/test_000006\.png: not a readable image .*: bring it back, or"
         ) as told:
-            suites.run(suite)
+            SUITES[suite].run(evaluation)
         assert "\n" not in str(told.value)
     assert asked == ["coco"]
-    assert np.isfinite(suites.run("flickr30k").values()["rsum"])
+    assert np.isfinite(SUITES["flickr30k"].run(evaluation).values()["rsum"])
 
 
 def test_sentences_do_not_depend_on_their_batch(run):
@@ -115,11 +122,11 @@ def test_sentences_do_not_depend_on_their_batch(run):
 
 def test_a_text_teacher_is_judged_by_sts_alone(data):
     teacher = open_source(str(ROOT / "cusa_jax/assets/world_teachers/text"), batch_size=8, workers=0)
-    suites = Suites(teacher, Data(str(data)))
-    assert np.isfinite(suites.run("sts").values()["stsb"])
+    evaluation = Evaluation(teacher, folders(data))
+    assert np.isfinite(SUITES["sts"].run(evaluation).values()["stsb"])
     for suite in ("flickr30k", "sop"):
         with pytest.raises(InputError, match="encodes sentences only"):
-            suites.run(suite)
+            SUITES[suite].run(evaluation)
 
 
 @pytest.fixture
@@ -157,7 +164,7 @@ def test_the_command_evaluates_arrays_and_skips_what_is_missing(arrays):
     with np.load(arrays / "b.npz") as file:
         expected = recall(file["flickr30k/scores"], file["flickr30k/caption_image"])
     metric = results["suites"]["flickr30k"]["metrics"]["t2i_r1"]
-    assert metric["value"] == pytest.approx(expected["img_r1"])
+    assert metric["value"] == pytest.approx(expected["t2i_r1"])
     assert metric["low"] < metric["value"] < metric["high"]
     assert f"t2i_r1           {metric['value']:>8.2f}  [" in done.stdout
     assert "sop: skipped:" in done.stdout
@@ -210,19 +217,19 @@ def test_what_is_no_source_is_refused(path, message):
 @pytest.mark.parametrize(
     ("data", "dataset", "message"),
     [
-        (Data("nowhere"), "cub", r"nowhere/cub: no such folder; it holds CUB_200_2011/images/"),
-        (Data(), "sts", "--data names no folder for sts"),
+        (folders("nowhere"), "cub", r"nowhere/cub: no such folder; it holds CUB_200_2011/images/"),
+        (folders(""), "sts", "--data names no folder for sts"),
     ],
 )
 def test_missing_data_say_what_belongs_where(data, dataset, message):
     with pytest.raises(InputError, match=message):
-        data.folder(dataset)
+        data.folder(SUITES[dataset].data[0])
 
 
 def test_datasets_may_lie_elsewhere(tmp_path):
-    assert Data("nowhere", {"coco": str(tmp_path)}).folder("coco") == tmp_path
+    assert folders("nowhere", {"coco": str(tmp_path)}).folder(coco.COCO) == tmp_path
     with pytest.raises(InputError, match="no dataset is called 'coca'"):
-        Data("", {"coca": "x"})
+        folders("", {"coca": "x"})
 
 
 def evaluate(*options, out):
@@ -238,19 +245,103 @@ def test_pickles_in_arrays_are_refused(tmp_path):
         open_source(str(tmp_path / "x.npz"), batch_size=8, workers=0)
 
 
+def of_coco(**arrays):
+    rng = np.random.default_rng(0)
+    found = {
+        "image": rng.standard_normal((4, 3)),
+        "text": rng.standard_normal((8, 3)),
+        "caption_image": np.repeat(np.arange(4), 2),
+        "image_ids": np.array([391895, 60623, 483108, 384213]),
+        "caption_ids": np.arange(8),
+    } | arrays
+    return {f"coco/{key}": value for key, value in found.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"caption_ids": np.arange(9)}, r"coco/caption_ids is \[9\], but should be \[8\]"),
+        ({"caption_ids": np.zeros((8, 1), int)}, r"coco/caption_ids is \[8, 1\]"),
+        ({"caption_ids": np.arange(8.0)}, "coco/caption_ids is float64, but should be whole numbers"),
+        ({"image_ids": np.arange(5)}, r"coco/image_ids is \[5\], but should be \[4\]"),
+        ({"caption_image": np.arange(8)}, "coco/caption_image names an image beyond the 4"),
+        ({"caption_image": np.arange(8) - 5}, "coco/caption_image names an image beyond the 4"),
+        ({"caption_image": np.zeros(3, int)}, r"coco/caption_image is \[3\]"),
+        ({"image": np.zeros((4, 3), "U2")}, "image embeddings <U2"),
+        ({"text": np.ones((8, 3), complex)}, "text embeddings complex128"),
+        ({"text": np.full((8, 3), 1e300)}, "text embeddings hold NaN or infinity"),
+        ({"scores": np.full((4, 8), "x")}, "scores <U1"),
+        ({"uni_text": np.ones((7, 3))}, "coco/uni_text has 7 rows, but there are 8 texts"),
+    ],
+    ids=range(12),
+)
+def test_arrays_that_do_not_fit_are_one_line(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **of_coco(**arrays))
+    for suite in ("coco5k", "coco1k", "eccv", "cxc"):
+        evaluation = Evaluation(open_source(str(tmp_path / "x.npz"), batch_size=8, workers=0), folders(""))
+        with pytest.raises(InputError, match=message) as told:
+            SUITES[suite].run(evaluation)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("keep", [20, 120, 300])
+def test_a_damaged_archive_is_one_line(tmp_path, keep):
+    """Cut headers, of an array and of the archive."""
+    path = tmp_path / "x.npz"
+    np.savez(path, **of_coco())
+    content = path.read_bytes()
+    for damaged in (
+        content[:-keep],
+        content[:keep] + b"{(" * 20 + content[keep + 40 :],
+        content.replace(b"descr", b"d\nscr"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"x\.npz: not a readable \.npz") as told:
+            open_source(str(path), batch_size=8, workers=0)
+        assert "\n" not in str(told.value)
+
+
+def test_a_program_adds_a_suite(arrays, monkeypatch):
+    """A protocol with data, a metric and a file of its own, in the table under its name."""
+
+    def run(evaluation):
+        features = evaluation.source.labelled("cub", None).features
+        return Result("image", (len(features),), {"longest": mean(np.abs(features).max(1))}, head="mine")
+
+    mine = Dataset("mine", ("mine",), "it holds nothing")
+    suite = Suite(
+        "lengths", "Lengths", (mine,), run, (Metric("longest", "longest axis", lower_is_better=True),)
+    )
+    monkeypatch.setitem(SUITES, suite.name, suite)
+    evaluation = Evaluation(
+        open_source(str(arrays / "a.npz"), batch_size=8, workers=0), folders("", {"mine": "x"})
+    )
+    assert evaluation.folder(mine) == Path("x")
+    result = SUITES["lengths"].run(evaluation)
+    doubled = dataclasses.replace(
+        result, statistics={"longest": lambda w: 2 * result.statistics["longest"](w)}
+    )
+    both = [Evaluated(name, {"lengths": r}, {}) for name, r in (("a", result), ("b", doubled))]
+    compared = comparison(*both)
+    assert compared["differences"]["lengths"]["longest"]["verdict"] == "worse"
+    (section,) = sections([record(one) for one in both], compared)
+    assert (section.title, section.rows[0].label) == ("Lengths", "longest axis")
+
+
 def test_published_figures_have_the_names_of_ours(run, data):
     published = json.loads((ROOT / "cusa_jax" / "assets" / "published.json").read_text())["models"]
     cusa = published["CLIP ViT-B/32 + CUSA"]
     assert cusa["coco5k"]["rsum"] == 429.7
     assert {suite for row in published.values() for suite in row} <= set(SUITES)
-    found = Suites(open_source(str(run), batch_size=16, workers=0), Data(str(data))).run("flickr30k")
+    evaluation = Evaluation(open_source(str(run), batch_size=16, workers=0), folders(data))
+    found = SUITES["flickr30k"].run(evaluation)
     assert set(cusa["flickr30k"]) <= set(found.values())
     text = table(record(Evaluated("run", {"flickr30k": found}, {})))
     assert all(name in text for name in cusa["flickr30k"])
 
 
 def test_of_coco_s_validation_file_the_test_split_is_evaluated(tmp_path):
-    truth = eccv.ground_truth()
+    truth = coco.ground_truth()
     of_image = truth.positives("original", "i2t")
     images = [*truth.image_ids.tolist()[::-1], 1, 2]
     annotations = [(c, i) for i in images[:-2] for c in of_image[i]] + [(-1, 1), (-2, 2)]
@@ -261,7 +352,7 @@ def test_of_coco_s_validation_file_the_test_split_is_evaluated(tmp_path):
     }
     (tmp_path / "captions_val2014.json").write_text(json.dumps(content))
     everything = read_captions(tmp_path, "test")
-    table = eccv.karpathy_test(everything)
+    table = coco.karpathy_test(everything)
     assert len(everything.image_ids) == 5002
     assert set(table.image_ids) == {str(i) for i in truth.image_ids.tolist()}
     assert len(table.captions) == len(table.caption_ids) == 25000
@@ -269,5 +360,5 @@ def test_of_coco_s_validation_file_the_test_split_is_evaluated(tmp_path):
         image = table.image_ids[table.caption_image[n]]
         assert table.captions[n] == f"{table.caption_ids[n]} of {image}"
         assert table.image_paths[table.caption_image[n]].stem == f"COCO_val2014_{int(image):012d}"
-    assert eccv.karpathy_test(table) is table
-    assert eccv.karpathy_test(dataclasses.replace(everything, caption_ids=None)).caption_ids is None
+    assert coco.karpathy_test(table) is table
+    assert coco.karpathy_test(dataclasses.replace(everything, caption_ids=None)).caption_ids is None

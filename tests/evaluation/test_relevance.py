@@ -27,12 +27,12 @@ def test_equals_the_definition_both_ways(levels):
     relevant[:, 7] = False
     scores = rng.integers(0, levels, (30, 1100)) + levels * 0.3 * relevant.T
     result = relevance_metrics(scores, relevant)
-    names = ("map_at_r", "r_precision", "exact_r1")
-    assert [result[f"txt_{name}"] for name in names] == pytest.approx(by_definition(scores, relevant.T))
-    assert [result[f"img_{name}"] for name in names] == pytest.approx(by_definition(scores.T, relevant))
-    assert result["map_at_r"] == pytest.approx((result["txt_map_at_r"] + result["img_map_at_r"]) / 2)
-    assert result["txt_queries_left_out"] == 1
-    assert result["img_queries_left_out"] == (~relevant.any(1)).sum() > 0
+    names = ("map_at_r", "rprecision", "exact_r1")
+    assert [result[f"i2t_{name}"] for name in names] == pytest.approx(by_definition(scores, relevant.T))
+    assert [result[f"t2i_{name}"] for name in names] == pytest.approx(by_definition(scores.T, relevant))
+    assert result["map_at_r"] == pytest.approx((result["i2t_map_at_r"] + result["t2i_map_at_r"]) / 2)
+    assert result["i2t_queries_left_out"] == 1
+    assert result["t2i_queries_left_out"] == (~relevant.any(1)).sum() > 0
 
 
 def test_worked_example():
@@ -40,11 +40,11 @@ def test_worked_example():
     scores = np.array([[4.0, 3.0, 2.0, 1.0]])
     relevant = np.array([[True], [False], [True], [True]])
     result = relevance_metrics(scores, relevant)
-    assert result["txt_map_at_r"] == pytest.approx(100 * (1 / 1 + 2 / 3) / 3)
-    assert result["txt_r_precision"] == pytest.approx(100 * 2 / 3)
-    assert result["txt_exact_r1"] == 100
-    assert result["img_map_at_r"] == 100
-    assert result["img_queries_left_out"] == 1
+    assert result["i2t_map_at_r"] == pytest.approx(100 * (1 / 1 + 2 / 3) / 3)
+    assert result["i2t_rprecision"] == pytest.approx(100 * 2 / 3)
+    assert result["i2t_exact_r1"] == 100
+    assert result["t2i_map_at_r"] == 100
+    assert result["t2i_queries_left_out"] == 1
 
 
 @pytest.mark.parametrize(

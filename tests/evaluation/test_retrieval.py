@@ -11,11 +11,11 @@ from PIL import Image
 from cusa_jax import sharding
 from cusa_jax.data.splits import load_split
 from cusa_jax.evaluation.retrieval import Evaluator
-from cusa_jax.models.clip import PRESETS
-from cusa_jax.models.dual_encoder import DualEncoder, init_variables
-from cusa_jax.step import encode_images, encode_texts
+from cusa_jax.models import families
+from cusa_jax.models.student import Options
 
 IMAGES, PER_IMAGE, UNREADABLE = 11, 3, 4
+STUDENT = families.make(*families.presets()["toy"], Options())
 WORDS = ("red", "blue", "a", "big", "small", "circle", "square", "left", "of", "the", "green")
 
 
@@ -30,20 +30,19 @@ def split(tmp_path):
             rows.append({"image_path": f"{n}.png", "caption": caption, "image_id": str(n)})
     (tmp_path / "val.json").write_text(json.dumps(rows))
     (tmp_path / f"{UNREADABLE}.png").write_bytes(b"not an image")
-    return load_split(str(tmp_path), "val", image_root="", context_length=77)
+    return load_split(str(tmp_path), "val", STUDENT.inputs, image_root="")
 
 
 def test_recall_is_that_of_the_cross_modal_heads_over_the_readable_images(split):
-    model = DualEncoder(PRESETS["toy"])
-    variables = init_variables(model, jax.random.key(1))
+    variables = STUDENT.init(jax.random.key(1))
     config = ConfigDict({"eval": {"batch_size": 8}, "data": {"workers": 0, "on_bad_image": "skip"}})
-    measured = Evaluator(model, sharding.make_mesh(), config)(variables, split)
+    measured = Evaluator(STUDENT, sharding.make_mesh(), config)(variables, split)
 
     kept = [n for n in range(IMAGES) if n != UNREADABLE]
     pixels = np.stack([np.asarray(Image.open(split.table.image_paths[n])) for n in kept])
     rows = [n for n, image in enumerate(split.table.caption_image) if image != UNREADABLE]
-    image, _ = encode_images(variables, pixels, model=model)
-    text, _ = encode_texts(variables, split.tokens[rows], model=model)
+    image, _ = STUDENT.embed(variables, "image", pixels)
+    text, _ = STUDENT.embed(variables, "text", split.tokens[rows])
     scores = np.asarray(
         image / np.linalg.norm(image, axis=1)[:, None] @ (text / np.linalg.norm(text, axis=1)[:, None]).T
     )
@@ -51,6 +50,6 @@ def test_recall_is_that_of_the_cross_modal_heads_over_the_readable_images(split)
     for k in (1, 5, 10):
         i2t = [np.isin(owner[np.argsort(-scores[n])[:k]], n).any() for n in range(len(kept))]
         t2i = [owner[n] in np.argsort(-scores[:, n])[:k] for n in range(len(rows))]
-        assert measured[f"txt_r{k}"] == pytest.approx(100 * np.mean(i2t))
-        assert measured[f"img_r{k}"] == pytest.approx(100 * np.mean(t2i))
+        assert measured[f"i2t_r{k}"] == pytest.approx(100 * np.mean(i2t))
+        assert measured[f"t2i_r{k}"] == pytest.approx(100 * np.mean(t2i))
     assert measured["images_skipped"] == 1

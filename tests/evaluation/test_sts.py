@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import pearsonr, spearmanr
 
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.sts import SUBSETS, TASKS, Pairs, cosine, read_task, suite_figures, task_figures
+from cusa_jax.evaluation.sts import SUBSETS, TASKS, Pairs, cosine, read_task, suite_result, task_result
 
 NAMES = {task: task.upper() for task in SUBSETS} | {"stsb": "STSBenchmark", "sickr": "SICKRelatedness"}
 
@@ -32,7 +32,7 @@ def recorded(task):
 def test_equals_the_reference(task):
     """On its sets of a dozen pairs; where sentences are identical, its float32 ranks them by rounding errors."""
     subsets, similarity, identical = recorded(task)
-    ours = task_figures(similarity, subsets).values()
+    ours = task_result(similarity, subsets).values()
     theirs = golden.numbers("evaluation")["sts"]["results"][NAMES[task]]
     if task in SUBSETS:
         expected = {"": "all", "mean": "mean", "wmean": "wmean"}
@@ -52,7 +52,7 @@ def test_equals_the_reference(task):
 
 def test_equals_scipy():
     subsets, similarity, _ = recorded("sts13")
-    ours = task_figures(similarity, subsets).values()
+    ours = task_result(similarity, subsets).values()
     gold = np.concatenate([pairs.gold for pairs in subsets.values()])
     together = np.concatenate(list(similarity.values()))
     parts = [spearmanr(similarity[name], pairs.gold).statistic for name, pairs in subsets.items()]
@@ -64,11 +64,11 @@ def test_equals_scipy():
 
 
 def test_average_of_the_seven_tasks():
-    tasks = {task: task_figures(*recorded(task)[1::-1]) for task in TASKS}
-    suite = suite_figures(tasks).values()
+    tasks = {task: task_result(*recorded(task)[1::-1]) for task in TASKS}
+    suite = suite_result(tasks).values()
     assert suite["avg"] == pytest.approx(np.mean([tasks[task].values()[""] for task in TASKS]))
     assert suite["sts13_wmean"] == tasks["sts13"].values()["wmean"]
-    assert "avg" not in suite_figures({"stsb": tasks["stsb"]}).values()
+    assert "avg" not in suite_result({"stsb": tasks["stsb"]}).values()
 
 
 def test_cosine_of_broken_features_is_zero_and_of_equal_ones_exactly_one():

@@ -1,5 +1,6 @@
 """CLIP's towers against the reference's features and gradients, and their sizes against the published ones."""
 
+import dataclasses
 import functools
 import math
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 from cusa_jax.errors import InputError
-from cusa_jax.models.clip import PRESETS, ClipConfig, TextTransformer, VisionTransformer
-from cusa_jax.models.dual_encoder import DualEncoder, init_variables
+from cusa_jax.models import clip
+from cusa_jax.models.clip import PRESETS, TextTransformer, VisionTransformer
+from cusa_jax.models.student import Options
 from cusa_jax.weights import openai
 from cusa_jax.weights.torch_layout import to_torch
 
@@ -28,10 +30,7 @@ def image() -> np.ndarray:
 
 @functools.cache
 def towers():
-    template = jax.eval_shape(
-        functools.partial(init_variables, DualEncoder(golden.TINY_A, False, False)), jax.random.key(0)
-    )
-    return openai.clip_variables(golden.clip_tensors(), golden.TINY_A, template, where="golden")["params"]
+    return openai.from_tensors(golden.TINY_A, golden.clip_tensors(), "golden").variables["params"]
 
 
 def encoder(tower: str, dtype: str, remat: bool = False):
@@ -143,8 +142,8 @@ def test_bfloat16_computes_close_to_float32():
     ],
 )
 def test_parameter_counts(preset, heads, parameters):
-    model = DualEncoder(PRESETS[preset], cross_heads=heads, uni_heads=heads)
-    shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
+    student = clip.student(PRESETS[preset], Options(heads=("cross", "uni") if heads else ()))
+    shapes = jax.eval_shape(student.init, jax.random.key(0))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == parameters
 
 
@@ -155,7 +154,7 @@ def test_weights_that_do_not_fit_are_all_named_at_once():
     tensors["ln_final.weight"] = np.zeros(65, np.float32)
     tensors["visual.proj"] = tensors["visual.proj"].astype(np.int32)
     with pytest.raises(InputError) as error:
-        openai.clip_variables(tensors, golden.TINY_A, {"params": towers()}, where="weights.bin")
+        openai.from_tensors(golden.TINY_A, tensors, "weights.bin")
     message = str(error.value)
     assert message.startswith("weights.bin: ")
     assert "2 missing: visual.ln_pre.bias, text_projection" in message or (
@@ -185,4 +184,25 @@ def test_inputs_of_the_wrong_size_are_refused(tower, inputs, message):
 
 def test_an_image_size_that_patches_do_not_tile_is_refused():
     with pytest.raises(InputError, match="image_size 60 is not a multiple of patch_size 16"):
-        ClipConfig(32, 60, 16, 64, 1, 64, 1)
+        dataclasses.replace(golden.TINY_A, image_size=60)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("text_layers", 0), ("text_layers", 10**9), ("vocab_size", 2**63), ("vision_width", -64), ("embed_dim", 1.5),
+     ("resnet_blocks", (1, 2, 10**9, 1))],
+)  # fmt: skip
+def test_sizes_that_no_model_has_are_refused_by_name(field, value):
+    with pytest.raises(InputError, match=rf"^model: {field}.* not a whole number from"):
+        dataclasses.replace(golden.TINY_A, **{field: value})
+
+
+def test_a_model_is_given_the_pixels_it_was_trained_on():
+    own = dataclasses.replace(golden.TINY_A, mean=(0.5, 0.25, 0.125), std=(0.5, 0.5, 0.25))
+    student = clip.student(own, Options(heads=()))
+    bytes_ = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(1, 64, 64, 3)
+    normalised = (bytes_ / np.float32(255) - np.float32(own.mean)) / np.float32(own.std)
+    apply = golden.jit(functools.partial(student.embed, side="image"))
+    variables = {"params": towers()}
+    ours, theirs = (apply(variables, rows=rows)[0] for rows in (bytes_, normalised))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -36,7 +36,7 @@ def head_params(dtype):
 
 
 def heads_of(loss):
-    """Kinds of heads that a configuration has (as `experiment.build_model` decides)."""
+    """Kinds of heads that a configuration has (as `experiment.student_options` decides)."""
     kinds = {"cross": loss.contrastive.weight > 0 or loss.csa.weight > 0, "uni": loss.usa.weight > 0}
     return [kind for kind, on in kinds.items() if on]
 

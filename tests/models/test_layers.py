@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cusa_jax import step
-from cusa_jax.models import layers
+from cusa_jax.models import clip, layers
 from cusa_jax.models.clip import PRESETS
-from cusa_jax.models.dual_encoder import DualEncoder
 from cusa_jax.models.layers import Transformer, attend, attend_fused
+from cusa_jax.models.student import Options
 
 
 def test_the_gradient_of_the_residual_stream_is_written_once(monkeypatch):
@@ -53,8 +53,6 @@ def test_every_block_of_both_towers_attends_as_it_is_told(monkeypatch):
         return attend(query, key, value, causal)
 
     monkeypatch.setitem(layers.ATTENTION, "cudnn", counted)
-    clip = PRESETS["toy"]
-    model = DualEncoder(clip, attention="cudnn")
-    pixels = jnp.zeros((1, clip.image_size, clip.image_size, 3))
-    jax.eval_shape(model.init, jax.random.key(0), pixels, jnp.zeros((1, 8), jnp.int32))
-    assert calls == [False] * clip.vision_layers + [True] * clip.text_layers
+    sizes = PRESETS["toy"]
+    jax.eval_shape(clip.student(sizes, Options(attention="cudnn")).init, jax.random.key(0))
+    assert calls == [False] * sizes.vision_layers + [True] * sizes.text_layers

@@ -13,9 +13,10 @@ from flax import traverse_util
 from flax.errors import ModifyScopeVariableError
 
 from cusa_jax.errors import InputError
+from cusa_jax.models import clip
 from cusa_jax.models.clip import PRESETS, ClipConfig
-from cusa_jax.models.dual_encoder import DualEncoder, init_variables
 from cusa_jax.models.resnet import BatchNorm, ModifiedResNet
+from cusa_jax.models.student import Options
 from cusa_jax.weights import openai
 from cusa_jax.weights.torch_layout import to_torch
 
@@ -29,10 +30,7 @@ TOLERANCE = {"f32": 5e-6, "f64": 1e-13}  # times the array's own size
 
 @functools.cache
 def variables():
-    template = jax.eval_shape(
-        functools.partial(init_variables, DualEncoder(TINY_R, False, False)), jax.random.key(0)
-    )
-    return openai.clip_variables(golden.clip_tensors("tinyR"), TINY_R, template, where="golden")
+    return openai.from_tensors(TINY_R, golden.clip_tensors("tinyR"), "golden").variables
 
 
 def image() -> np.ndarray:
@@ -108,9 +106,9 @@ def test_gradients_equal_the_reference(mode, dtype, remat):
 
 
 def test_text_features_of_the_same_model_equal_the_reference():
-    model = DualEncoder(TINY_R, False, False)
-    features, _ = golden.jit(functools.partial(model.apply, method="encode_text"))(
-        variables(), ARRAYS["in/text"]
+    student = clip.student(TINY_R, Options(heads=()))
+    features, _ = golden.jit(functools.partial(student.embed, side="text"))(
+        variables(), rows=ARRAYS["in/text"]
     )
     golden.assert_close("ResNet f32 text", features, ARRAYS["eval/f64/text_features"], 0, 4e-6)
 
@@ -162,8 +160,8 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_presets_have_the_published_tensors(preset):
-    model = DualEncoder(PRESETS[preset], cross_heads=False, uni_heads=False)
-    shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
+    student = clip.student(PRESETS[preset], Options(heads=()))
+    shapes = jax.eval_shape(student.init, jax.random.key(0))
     parameters, checksum = PUBLISHED[preset]
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])) == parameters
     # A zero-strided array has a shape and no memory.
@@ -177,9 +175,11 @@ def test_presets_have_the_published_tensors(preset):
 
 def test_fresh_weights_follow_the_references_initialisation():
     """Blocks start as their shortcut; convolutions U(±1/√fan_in); attention N(0, 1/C)."""
-    config = ClipConfig(64, 32, 32, 16, 0, 64, 1, vocab_size=10, resnet_blocks=(1, 1, 1, 2))
-    model = DualEncoder(config, False, False)
-    fresh = golden.jit(functools.partial(init_variables, model))(jax.random.key(0))
+    sizes = ClipConfig(
+        embed_dim=64, image_size=32, patch_size=32, vision_width=16, vision_layers=0, resnet_blocks=(1, 1, 1, 2),
+        text_width=64, text_layers=1, vocab_size=10,
+    )  # fmt: skip
+    fresh = golden.jit(clip.student(sizes, Options(heads=())).init)(jax.random.key(0))
     tower = traverse_util.flatten_dict(fresh["params"]["image"], sep="/")
     for name, leaf in tower.items():
         if name.endswith("scale"):

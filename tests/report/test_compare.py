@@ -24,7 +24,7 @@ def run(folder: Path, name: str, r_mean: float, **test: float) -> Path:
 
 
 def test_runs_stand_side_by_side_with_their_differences(tmp_path):
-    runs = [run(tmp_path, "contrastive", 50.0, txt_r1=31.25), run(tmp_path, "cusa", 52.5, txt_r1=30.0)]
+    runs = [run(tmp_path, "contrastive", 50.0, i2t_r1=31.25), run(tmp_path, "cusa", 52.5, txt_r1=30.0)]
     assert comparison(runs).splitlines() == [
         "test, %    contrastive   cusa  cusa − contrastive",
         "i2t R@1          31.25  30.00               -1.25",

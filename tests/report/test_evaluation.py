@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cusa_jax.evaluation.suites import SUITES
-from cusa_jax.report.evaluation import TITLES, sections, short_names
+from cusa_jax.report.evaluation import sections, short_names
 
 RECALLS = ("i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum", "i2t_mean_rank")
 LOSSES = ["contrastive", "CSA", "USA", "CUSA"]
 
 
 def model(name, *, architecture=None, **suites):
-    """What `results.record` makes: suite=(units, metrics), each metric 10, 11, … with an interval of ±1."""
+    """What `record.record` makes: suite=(units, metrics), each metric 10, 11, … with an interval of ±1."""
     parts = {}
     for suite, (units, metrics) in suites.items():
         values = {
@@ -53,10 +52,6 @@ def test_the_papers_figures_are_those_of_the_same_model_or_of_all(architecture, 
     assert section.data == ["uni; 5,000 images."]
 
 
-def test_every_suite_has_a_title():
-    assert TITLES.keys() == SUITES.keys()
-
-
 def test_other_data_are_no_comparison():
     small, unpublished = sections([model("run", flickr30k=(24, RECALLS), coco1k=(5000, RECALLS))], {})
     assert not small.paper
@@ -84,18 +79,18 @@ def test_two_models_stand_side_by_side_with_their_difference():
         (False, False, difference), (False, True, None)
     ]  # fmt: skip
     assert [row.values[1] for row in sop.rows] == [None]
-    assert cub.figure.title == "CUB-200-2011: b − a"
-    assert "rank-1 difference 0.5 (0.1 to 0.9)" in cub.figure.description
-    assert "R@5 difference" not in cub.figure.description
+    assert cub.plot.title == "CUB-200-2011: b − a"
+    assert "rank-1 difference 0.5 (0.1 to 0.9)" in cub.plot.description
+    assert "R@5 difference" not in cub.plot.description
 
 
 def test_the_plot_has_percentages_only_and_the_papers_cusa():
     (section,) = sections([model("run", architecture="vit_b_32", coco5k=(5000, RECALLS))], {})
-    told = section.figure.description
+    told = section.plot.description
     assert "image → text, R@1 run 10 (9 to 11); image → text, R@1 paper, CLIP ViT-B/32, CUSA 57.3" in told
     assert "RSUM" not in told
     assert "rank" not in told
-    assert np.asarray(Image.open(io.BytesIO(section.figure.png))).std() > 10
+    assert np.asarray(Image.open(io.BytesIO(section.plot.png))).std() > 10
 
 
 def test_names_are_short_where_that_tells_them_apart():

@@ -12,11 +12,13 @@ from PIL import Image
 
 from cusa_jax.config import default_config
 from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.retrieval import EmbeddedSplit
-from cusa_jax.report.figures import heat_map
+from cusa_jax.evaluation.retrieval import ScoredSplit
+from cusa_jax.evaluation.scores import InnerProducts
 from cusa_jax.report.page import Evidence, write_evaluation, write_report, write_search
+from cusa_jax.report.plots import heat_map
 from cusa_jax.report.soft_labels import Comparison
 from cusa_jax.report.study import study
 
@@ -83,11 +85,11 @@ def workdir(tmp_path):
 
 
 @pytest.fixture
-def embedded():
+def scored():
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((21, 8)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return EmbeddedSplit(np.arange(7, dtype=np.int32), np.arange(14), rows[:7], rows[7:])
+    return ScoredSplit(np.arange(7, dtype=np.int32), np.arange(14), InnerProducts(rows[:7], rows[7:]))
 
 
 @pytest.fixture
@@ -100,13 +102,13 @@ def split(tmp_path):
     relevance = np.eye(7, dtype=bool)[caption_image]
     relevance[2] = True
     table = CaptionTable([path.stem for path in paths], paths, captions, caption_image, None)
-    return Split(table, captions, np.zeros((14, 4), np.int32), relevance)
+    return Split(table, captions, np.zeros((14, 4), np.int32), relevance, ImageFiles(table.image_paths))
 
 
-def test_a_report_holds_everything_and_orders_answers_by_score(workdir, embedded, split):
+def test_a_report_holds_everything_and_orders_answers_by_score(workdir, scored, split):
     rng = np.random.default_rng(1)
     comparisons = [Comparison("Images", [heat_map("Teacher", rng.random((5, 5)))], 0.5)]
-    page = Page(write_report(workdir, Evidence(comparisons, study(embedded, split), split)))
+    page = Page(write_report(workdir, Evidence(comparisons, study(scored, split), split)))
     text = " ".join(" ".join(page.text).split())
 
     assert all(link.startswith("data:") for link in page.links)
@@ -115,7 +117,7 @@ def test_a_report_holds_everything_and_orders_answers_by_score(workdir, embedded
         assert max(picture.size) <= 700
     assert all(image["alt"] for image in page.images)
 
-    scores = embedded.image @ embedded.text.T
+    scores = scored.scores.images @ scored.scores.texts.T
     captions, images = np.linspace(0, 13, 6, dtype=int), np.linspace(0, 6, 6, dtype=int)
     best = [np.argsort(-scores[:, n], kind="stable")[:5] for n in captions]
     best += [np.argsort(-scores[n], kind="stable")[:5] for n in images]
@@ -140,17 +142,20 @@ def test_a_report_holds_everything_and_orders_answers_by_score(workdir, embedded
         "Loss, weighted sum",
         "CSA loss",
         "Temperature of the contrastive loss",
+        "Temperature of the USA loss",
         "Images : r = 0.50",
     ):
         assert heading.replace(" :", ":") in text
-    assert "USA loss" not in text  # the run logged none
+    # The run logged a temperature of this term, and not the term.
+    assert text.count("USA loss") == 1
     assert "The paper has no figures" in text
 
 
 def test_without_the_data_the_report_says_so_and_shows_the_rest(workdir):
     page = Page(write_report(workdir, None, "Not shown: data/test.json is gone"))
     assert " ".join(page.text).count("Not shown: data/test.json is gone") == 2
-    assert len(page.images) == 6  # two of validation, four of training
+    # Two of validation, and of training two losses and two temperatures.
+    assert len(page.images) == 6
     assert not page.answers
 
 
@@ -207,15 +212,15 @@ def test_an_evaluation_of_two_models_is_one_page(tmp_path):
         picture.load()
 
 
-def test_a_report_says_that_eccv_caption_did_not_judge_everything(workdir, embedded, split):
+def test_a_report_says_that_eccv_caption_did_not_judge_everything(workdir, scored, split):
     told = dataclasses.replace(
-        study(embedded, split), source="ECCV Caption", marks={"annotated": 1, "unannotated": 1}
+        study(scored, split), judge="ECCV Caption", marks={"annotated": 1, "unannotated": 1}
     )
     text = " ".join(" ".join(Page(write_report(workdir, Evidence([], told, split))).text).split())
     assert "False negatives are those that ECCV Caption found" in text
     assert "50.0 % are annotated, and at least 50.0 % are true without being annotated" in text
     exact = " ".join(
-        " ".join(Page(write_report(workdir, Evidence([], study(embedded, split), split))).text).split()
+        " ".join(Page(write_report(workdir, Evidence([], study(scored, split), split))).text).split()
     )
     assert "ECCV Caption" not in exact
     assert "at least" not in exact

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from cusa_jax import experiment, similarity
-from cusa_jax.config import default_config
-from cusa_jax.data.images import normalise
+from cusa_jax.config import default_config, validate
 from cusa_jax.report import soft_labels
-from cusa_jax.teachers.control import teacher_features
+from cusa_jax.teachers.apply import teacher_features
+from cusa_jax.types import Embeddings
 
 
 def test_alike_samples_are_put_together():
@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     config.loss.negatives = "global"
     teachers = experiment.__file__.replace("experiment.py", "assets/world_teachers/")
     config.teacher.image, config.teacher.text = teachers + "image", teachers + "text"
-    return experiment.build(config)
+    return experiment.build(validate(config))
 
 
 def test_teachers_and_student_are_compared_on_the_first_batch(run, monkeypatch):
@@ -39,15 +39,14 @@ def test_teachers_and_student_are_compared_on_the_first_batch(run, monkeypatch):
         soft_labels, "heat_map", lambda title, matrix: drawn.setdefault(f"{title} {len(drawn)}", matrix)
     )
     next(run.batches)  # the comparison must not depend on how far the run has come
-    found = soft_labels.compare(run, run.initial_state().variables)
+    found = soft_labels.compare(*soft_labels.of_first_batch(run, run.initial_state().variables))
 
     run.batches.set_state({"step": 0})
     batch = next(run.batches)
     recipe, variables = run.recipe, run.initial_state().variables
-    apply = jax.jit(
-        lambda variables, pixels, tokens: recipe.model.apply(variables, normalise(pixels), tokens)
-    )
-    student = similarity.student(apply(variables, batch.image, batch.tokens))
+    embed = jax.jit(recipe.student.embed, static_argnums=1)
+    image, text = embed(variables, "image", batch.image), embed(variables, "text", batch.tokens)
+    student = similarity.student(Embeddings(image[0], text[0], image[1], text[1]))
     teacher = similarity.teacher(*teacher_features(recipe.teachers, run.teacher_params, batch))
     expected = [teacher.image, student.image_image, teacher.text, student.text_text, student.image_text]
     for ours, matrix in zip(drawn.values(), expected, strict=True):

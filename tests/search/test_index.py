@@ -5,19 +5,22 @@ The encoder is a stand-in whose embeddings can be told by hand: the mean colour 
 
 import os
 import sqlite3
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Inputs, Pixels, Text
 from cusa_jax.search import index
 
 
 class MeanColour:
     """Embeds a photo as its mean colour, of length 1; interrupted before the batch number `stop`."""
 
-    batch_size, image_size = 2, 8
+    batch_size = 2
+    student = SimpleNamespace(inputs=Inputs(Pixels(8), Text(77, 49408)))
 
     def __init__(self, stop: int | None = None):
         self.encoded, self.stop = 0, stop
@@ -94,7 +97,7 @@ def test_unreadable_photos_are_named_and_left_out(tmp_path, photos):
     done = update(tmp_path, photos)
     assert (done.encoded, done.unchanged, len(done.unreadable)) == (0, 4, 2)
     assert [error.split(":")[0] for error in done.unreadable] == [
-        str(photos / "new.jpg"), str(photos / "deep" / "2.png")]  # fmt: skip
+        str(photos / "deep" / "2.png"), str(photos / "new.jpg")]  # fmt: skip
     assert [name.name for name in index.read(tmp_path / "index", "uni")[1]] == [
         "0.png",
         "1.png",
@@ -137,8 +140,8 @@ def test_another_model_or_folder_is_refused(tmp_path, photos):
     ("content", "message"),
     [
         (b"no database, and long enough to be looked at" * 9, "not a readable index"),
-        (lambda whole: whole[: len(whole) // 2], "not a readable index|differ in size"),
-        (lambda whole: whole.replace(b"photo index 1", b"photo index 9"), "not an index of this version"),
+        (lambda whole: whole[: len(whole) // 2], "not a readable index|not as they were written"),
+        (lambda whole: whole.replace(b"photo index 2", b"photo index 1"), "not an index of this version"),
         (b"", "not a readable index"),
     ],
 )
@@ -152,14 +155,89 @@ def test_what_is_no_index_is_refused_and_left_alone(tmp_path, photos, content, m
     assert file.read_bytes() == before
 
 
+def test_a_flipped_bit_is_noticed_and_the_next_run_mends_it(tmp_path, photos):
+    update(tmp_path, photos)
+    file = tmp_path / "index"
+    sound = index.read(file, "cross")[2]
+    content = file.read_bytes()
+    for blob in (sound[2].tobytes(), b"deep/2.png"):  # an embedding, and the name of a photo
+        damaged = bytearray(content)
+        # Of what SQLite searches by, a copy lies elsewhere in the file: damage the row.
+        damaged[content.rindex(blob) + 3] ^= 0x40
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match="damaged, 1 of its embeddings are not as they were written"):
+            index.read(file, "cross")
+    file.write_bytes(content.replace(sound[2].tobytes(), bytes(12)))
+    encoder = MeanColour()
+    assert update(tmp_path, photos, encoder) == index.Updated(1, 4, 0, [])
+    np.testing.assert_array_equal(index.read(file, "cross")[2], sound)
+
+
 def test_a_database_of_something_else_is_refused(tmp_path, photos):
     update(tmp_path, photos)
     with sqlite3.connect(tmp_path / "index") as other:
         other.execute("UPDATE photos SET cross = 5 WHERE name = ?", (b"deep/3.png",))
     other.close()
-    with pytest.raises(InputError, match="damaged, its embeddings differ in size"):
+    with pytest.raises(InputError, match="damaged, 1 of its embeddings"):
         index.read(tmp_path / "index", "cross")
     assert len(index.read(tmp_path / "index", "uni")[1]) == 5
+
+
+def test_a_drive_that_is_not_there_empties_no_index(tmp_path, photos):
+    update(tmp_path, photos)
+    photos.rename(tmp_path / "away")
+    photos.mkdir()
+    with pytest.raises(
+        InputError, match=r"photos: no photos in it, and .*index has 5 of it: is a drive not there"
+    ):
+        update(tmp_path, photos)
+    photos.rmdir()
+    (tmp_path / "away").rename(photos)
+    assert update(tmp_path, photos) == index.Updated(0, 5, 0, [])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_photos_in_a_folder_that_cannot_be_read_are_not_gone(tmp_path, photos):
+    update(tmp_path, photos)
+    (photos / "deep").chmod(0)
+    with pytest.raises(InputError, match="deep: cannot be read"):
+        update(tmp_path, photos)
+    (photos / "deep").chmod(0o755)
+
+
+def test_what_is_no_photo_of_the_users_is_counted_by_kind(tmp_path, photos):
+    for place in ("@eaDir/0.jpg/thumb.jpg", ".thumbnails/0.jpg", ".Trash-1000/files/0.jpg", "deep/#recycle/1.png",
+                  ".stfolder/0.png", "__MACOSX/deep/0.png"):  # fmt: skip
+        (photos / place).parent.mkdir(parents=True, exist_ok=True)
+        save(photos / place, 1)
+    (photos / "deep" / "._0.png").write_bytes(b"\0\5\26\7")
+    for n in range(3):
+        (photos / f"{n}.HEIC").write_bytes(b"ftypheic")
+    (photos / "IMG.CR2").write_bytes(b"II")
+    (photos / ".hidden.txt").write_text("no photo")
+    left_out = {"thumbnails": 2, "trash": 2, "hidden": 3, ".heic": 3, ".cr2": 1}
+    assert update(tmp_path, photos) == index.Updated(5, 0, 0, [], left_out)
+
+
+def test_photos_are_seen_as_viewers_show_them(tmp_path, photos):
+    """Upright, and on white where they are transparent."""
+    upright = np.zeros((16, 12, 3), np.uint8)
+    upright[:8] = 255
+    turned = Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    turned.save(photos / "phone.png", exif=exif)
+    logo = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    logo.save(photos / "logo.png")
+
+    class TopLeft(MeanColour):
+        def images(self, params, pixels):
+            return pixels[:, 1, 1].astype(np.float32), pixels[:, 6, 6].astype(np.float32)
+
+    update(tmp_path, photos, TopLeft())
+    (_, names, top), (_, _, bottom) = (index.read(tmp_path / "index", head) for head in ("cross", "uni"))
+    seen = {name.name: (t[0], b[0]) for name, t, b in zip(names, top, bottom, strict=True)}
+    assert (seen["phone.png"], seen["logo.png"]) == ((255, 0), (255, 255))
 
 
 def test_missing_index_folder_and_photos_are_told(tmp_path):

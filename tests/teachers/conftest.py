@@ -6,12 +6,24 @@ import pytest
 
 from cusa_jax.data import world
 from cusa_jax.data.splits import load_split
+from cusa_jax.data.tokenize import VOCAB_SIZE
+from cusa_jax.inputs import Inputs, Pixels, Text
 
 
 @pytest.fixture(scope="session")
 def world_train(tmp_path_factory):
     folder = world.write(tmp_path_factory.mktemp("world") / "world", {"train": 21, "val": 1, "test": 1})
-    return load_split(str(folder), "train", image_root="", context_length=77)
+    return load_split(str(folder), "train", Inputs(Pixels(32), Text(77, VOCAB_SIZE)), image_root="")
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """The folder of a tiny BERT with a WordPiece vocabulary."""
+    # Imported here because transformers takes seconds.
+    import huggingface_folder
+
+    huggingface_folder.make_bert(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture

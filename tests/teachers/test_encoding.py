@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.data.pipeline import image_batches
+from cusa_jax.inputs import Pixels
 from cusa_jax.sharding import make_mesh
 from cusa_jax.teachers.encoding import encode_all, text_batches
 from cusa_jax.types import Teacher
@@ -23,14 +24,14 @@ def test_images(world_train):
     def apply(params, pixels):
         return pixels.reshape(len(pixels), -1).astype(jnp.float32) / 255 @ params
 
-    table = world_train.table
-    count = len(table.image_ids)
-    inputs = image_batches(table, batch_size=BATCH, image_size=8)
+    images = world_train.images
+    count = len(images)
+    inputs = image_batches(images, Pixels(8), batch_size=BATCH)
     found = gathered(
-        encode_all(Teacher("linear", weights, apply, "pixels", 8), inputs, make_mesh(fsdp=2)), count
+        encode_all(Teacher("linear", apply, "pixels", Pixels(8)), weights, inputs, make_mesh(fsdp=2)), count
     )
-    pixels = np.stack([table.read_image(n, 8)[0] for n in range(count)])
-    (numbers, rest), *_ = image_batches(table, batch_size=BATCH, image_size=8, first=3)
+    pixels = np.stack([images.read(n, Pixels(8))[0] for n in range(count)])
+    (numbers, rest), *_ = image_batches(images, Pixels(8), batch_size=BATCH, first=3)
     np.testing.assert_array_equal(numbers, np.arange(3, 3 + BATCH))
     np.testing.assert_array_equal(rest, pixels[3 : 3 + BATCH])
     np.testing.assert_allclose(found, apply(weights, pixels), rtol=1e-4, atol=1e-4)
@@ -47,8 +48,8 @@ def test_texts(world_train):
     def apply(params, text):
         return jnp.stack([text["input_ids"][:, 0], text["attention_mask"].sum(1)], 1).astype(jnp.float32)
 
-    teacher = Teacher("counting", {}, apply, "text")
-    found = gathered(encode_all(teacher, text_batches(text, BATCH), make_mesh(fsdp=2)), len(captions))
+    teacher = Teacher("counting", apply, "text")
+    found = gathered(encode_all(teacher, {}, text_batches(text, BATCH), make_mesh(fsdp=2)), len(captions))
     np.testing.assert_array_equal(found, np.concatenate([letters, lengths[:, None]], 1))
     whole = list(text_batches(text, BATCH))
     assert np.all(np.diff([lengths[numbers].max() for numbers, _ in whole]) <= 0)

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -110,6 +111,9 @@ def test_missing_ids_are_named_and_counted(tmp_path, suffix):
         (np.full(6, np.nan, np.float32), r"all zero or not finite for 'COCO_2\.jpg'"),
         (np.full(6, np.inf, np.float32), r"all zero or not finite for 'COCO_2\.jpg'"),
         (np.zeros(6, np.float32), r"all zero or not finite for 'COCO_2\.jpg'"),
+        (np.full(6, 1e300), r"all zero or not finite for 'COCO_2\.jpg'"),
+        (np.full(6, 1e-300), r"all zero or not finite for 'COCO_2\.jpg'"),
+        (np.full(6, 1e-42, np.float32), r"all zero or not finite for 'COCO_2\.jpg'"),
         (None, r"the feature of 'COCO_2.jpg' is not an array"),
         ([1.0, 2.0], r"the feature of 'COCO_2.jpg' is not an array"),
     ],
@@ -128,11 +132,40 @@ def test_bad_feature_is_named(tmp_path, bad, told):
         ({"ids": np.arange(5), "features": features()}, r"int64\[5\]"),
         ({"ids": np.array(IDS, object), "features": features()}, "allow_pickle"),
         ({"ids": [*IDS[:4], IDS[0]], "features": features()}, "more than one feature for 'COCO_0.jpg'"),
+        ({"ids": IDS, "features": features().astype(complex)}, "holds complex128; it must be floating point"),
+        ({"ids": IDS, "features": features() > 0}, "holds bool; it must be floating point"),
+        ({"ids": IDS, "features": features().astype("M8[s]")}, r"holds datetime64\[s\]; it must be floating"),
+        ({"ids": IDS, "features": np.zeros((5, 6), "f4,i2")}, r"holds \[\('f0', .*; it must be floating"),
+        ({"ids": IDS, "features": np.zeros((5, 0), np.float32)}, "all zero or not finite"),
+        ({"ids": np.array(5), "features": features()}, r"has int64\[\] and"),
+        ({"ids": IDS, "features": np.float32(1)}, r"float32\[\]"),
     ],
 )
 def test_bad_npz_is_named(tmp_path, arrays, told):
     np.savez(tmp_path / "f.npz", **arrays)
     with pytest.raises(InputError, match=told):
+        read_features(tmp_path / "f.npz", IDS)
+
+
+@pytest.mark.parametrize("dtype", [np.longdouble, ">f8", ">f2"])
+def test_any_floating_point_is_read(tmp_path, dtype):
+    table = features().astype(dtype)
+    np.savez(tmp_path / "f.npz", ids=IDS, features=table)
+    np.testing.assert_array_equal(read_features(tmp_path / "f.npz", IDS), table)
+
+
+@pytest.mark.parametrize("member", ["ids", "features"])
+def test_a_member_that_is_no_array_is_named(tmp_path, member):
+    """numpy gives the bytes of what does not begin as an array."""
+    np.savez(tmp_path / "whole.npz", ids=IDS, features=features())
+    with (
+        zipfile.ZipFile(tmp_path / "whole.npz") as whole,
+        zipfile.ZipFile(tmp_path / "f.npz", "w") as damaged,
+    ):
+        for name in whole.namelist():
+            content = whole.read(name)
+            damaged.writestr(name, b"\0" + content[1:] if name == f"{member}.npy" else content)
+    with pytest.raises(InputError, match=rf"f\.npz: damaged, or without .*{member} is bytes, not an array"):
         read_features(tmp_path / "f.npz", IDS)
 
 

@@ -1,6 +1,10 @@
 """A run's teachers: the same soft labels live, from feature files and from banks."""
 
+import dataclasses
+import gc
 import importlib.resources
+import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +14,16 @@ import pytest
 from cusa_jax import similarity
 from cusa_jax.config import default_config, with_argument
 from cusa_jax.errors import InputError
-from cusa_jax.sharding import make_mesh, put_params, put_rows
-from cusa_jax.teachers import own, unicom
-from cusa_jax.teachers.control import teacher_features
+from cusa_jax.inputs import Pixels
+from cusa_jax.sharding import make_mesh, put_rows
+from cusa_jax.teachers import checkpoints, unicom
+from cusa_jax.teachers.apply import teacher_features
+from cusa_jax.teachers.bank import teacher_fingerprint
 from cusa_jax.teachers.features import caption_keys, write_features
-from cusa_jax.teachers.live import load_image_teacher
+from cusa_jax.teachers.live import IMAGE_TEACHERS, load_image_teacher, load_text_teacher
 from cusa_jax.teachers.load import load_teachers
 from cusa_jax.teachers.projection import project
-from cusa_jax.types import Batch
+from cusa_jax.types import Batch, Teacher
 from cusa_jax.weights import torch_file, torch_layout
 
 TEACHERS = importlib.resources.files("cusa_jax") / "assets" / "world_teachers"
@@ -32,7 +38,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def live(world_train, mesh):
-    found = soft_labels(load_teachers(config(), world_train, mesh), world_train, mesh)
+    found = soft_labels(*load_teachers(config(), world_train, mesh), world_train, mesh)
     assert float(jnp.ptp(found.image)) > 0.3  # there is something to tell apart
     return found
 
@@ -46,16 +52,15 @@ def config(**teacher):
 
 
 def pixels(train):
-    return np.stack([train.table.read_image(image, 32)[0] for image in IMAGES])
+    return np.stack([train.images.read(image, Pixels(32))[0] for image in IMAGES])
 
 
-def soft_labels(teachers, train, mesh):
+def soft_labels(teachers, params, train, mesh):
     """Of the photographs IMAGES and the captions CAPTIONS, by whatever the teachers take."""
     images, captions = np.array(IMAGES, np.int32), np.array(CAPTIONS, np.int32)
     batch = Batch(pixels(train), train.tokens[captions], images, captions, images, captions)
     if teachers.text.tokenize:
         batch = batch.replace(teacher_text=teachers.text.tokenize([train.captions[n] for n in CAPTIONS]))
-    params = put_params({"image": teachers.image.params, "text": teachers.text.params}, mesh)
     rows = jax.tree.map(lambda x: put_rows(np.asarray(x), mesh), batch)
     return jax.jit(lambda params, rows: similarity.teacher(*teacher_features(teachers, params, rows)))(
         params, rows
@@ -66,10 +71,10 @@ def test_a_bank_s_are_the_live_teachers(tmp_path, world_train, mesh, live):
     banked = config(bank=str(tmp_path / "bank"))
     for options, tolerance in (({}, 2e-6), ({}, 2e-6), ({"stored_dtype": "bfloat16"}, 5e-3)):
         banked.teacher.update(options)
-        teachers = load_teachers(banked, world_train, mesh)
+        teachers, params = load_teachers(banked, world_train, mesh)
         assert teachers.image.inputs == teachers.text.inputs == "index"
-        assert teachers.image.params.dtype == options.get("stored_dtype", "float32")
-        found = soft_labels(teachers, world_train, mesh)
+        assert params["image"].dtype == options.get("stored_dtype", "float32")
+        found = soft_labels(teachers, params, world_train, mesh)
         np.testing.assert_allclose(found.image, live.image, atol=tolerance)
         np.testing.assert_allclose(found.text, live.text, atol=tolerance)
 
@@ -84,11 +89,11 @@ def test_a_file_s_are_looked_up_and_narrowed(tmp_path, world_train, mesh):
     write_features(tmp_path / "texts.npz", keys, texts)
     settings = config(image=str(tmp_path / "images.npz"), text=str(tmp_path / "texts.npz"), width=100)
     settings.teacher.bank = str(tmp_path / "bank")
-    teachers = load_teachers(settings, world_train, mesh)
+    teachers, params = load_teachers(settings, world_train, mesh)
     assert not (tmp_path / "bank").exists()
-    assert teachers.image.params.shape == (24, 100)  # 21 rows over 8 devices
-    assert {shard.data.shape[0] for shard in teachers.image.params.addressable_shards} == {3}
-    found = soft_labels(teachers, world_train, mesh)
+    assert params["image"].shape == (24, 100)  # 21 rows over 8 devices
+    assert {shard.data.shape[0] for shard in params["image"].addressable_shards} == {3}
+    found = soft_labels(teachers, params, world_train, mesh)
     narrow = project(images[IMAGES].astype(np.float32), 100)
     expected = similarity.teacher(narrow, texts[CAPTIONS])
     np.testing.assert_allclose(found.image, expected.image, atol=2e-6)
@@ -96,22 +101,123 @@ def test_a_file_s_are_looked_up_and_narrowed(tmp_path, world_train, mesh):
 
 
 def test_live_teachers_and_their_bank_are_narrowed(tmp_path, world_train, mesh):
-    whole = load_teachers(config(), world_train, mesh)
-    image = whole.image.apply(whole.image.params, pixels(world_train))
-    text = whole.text.apply(
-        whole.text.params, whole.text.tokenize([world_train.captions[n] for n in CAPTIONS])
-    )
+    whole, params = load_teachers(config(), world_train, mesh)
+    image = whole.image.apply(params["image"], pixels(world_train))
+    text = whole.text.apply(params["text"], whole.text.tokenize([world_train.captions[n] for n in CAPTIONS]))
     expected = similarity.teacher(project(image, 16), project(text, 16))
     for bank in ("", str(tmp_path / "bank")):
-        found = soft_labels(load_teachers(config(width=16, bank=bank), world_train, mesh), world_train, mesh)
+        found = soft_labels(*load_teachers(config(width=16, bank=bank), world_train, mesh), world_train, mesh)
         np.testing.assert_allclose(found.image, expected.image, atol=3e-6)
         np.testing.assert_allclose(found.text, expected.text, atol=3e-6)
 
 
+def test_parameters_are_on_the_mesh_and_nowhere_else(world_train, mesh, monkeypatch):
+    """No second copy on the host outlives the loading, and none is a constant of the compiled program.
+
+    On a CPU the memory of the host's array may become the device's, which is then the only one.
+    """
+    on_host = []
+
+    def watched(load):
+        def loaded(*arguments, **options):
+            teacher, params = load(*arguments, **options)
+            # Copies that own their memory, as arrays mapped from a file do not.
+            params = jax.tree.map(np.array, params)
+            on_host.extend(map(weakref.ref, jax.tree.leaves(params)))
+            return teacher, params
+
+        return loaded
+
+    monkeypatch.setattr("cusa_jax.teachers.load.load_image_teacher", watched(load_image_teacher))
+    monkeypatch.setattr("cusa_jax.teachers.load.load_text_teacher", watched(load_text_teacher))
+    teachers, params = load_teachers(config(), world_train, mesh)
+    gc.collect()
+    assert len(on_host) == len(jax.tree.leaves(params)) > 20
+    shards = [shard.data for leaf in jax.tree.leaves(params) for shard in leaf.addressable_shards]
+    on_devices = [shard.unsafe_buffer_pointer() for shard in shards]
+    for array in (reference() for reference in on_host):
+        assert array is None or any(0 <= at - array.ctypes.data < array.nbytes for at in on_devices)
+    assert {leaf.sharding.mesh for leaf in jax.tree.leaves(params)} == {mesh}
+
+    rows, numbers = pixels(world_train), np.arange(len(IMAGES), dtype=np.int32)
+    text = teachers.text.tokenize([world_train.captions[n] for n in CAPTIONS])
+    batch = Batch(rows, numbers, numbers, numbers, numbers, numbers, teacher_text=text)
+
+    def largest_constant(*arguments):
+        program = jax.jit(lambda params, batch: teacher_features(teachers, *arguments or (params, batch)))
+        program = program.lower(params, batch).as_text()
+        return max(
+            (len(constant) for constant in re.findall(r"stablehlo\.constant dense<[^>]*>", program)),
+            default=0,
+        )
+
+    assert largest_constant() < 10_000
+    assert largest_constant(params, batch) > 30_000
+
+
+@pytest.mark.parametrize("bank", [False, True])
+def test_a_teacher_from_outside_is_an_entry_of_the_table(tmp_path, world_train, mesh, monkeypatch, bank):
+    """Mean colours, seen at 16 pixels."""
+
+    def load_mean_colour(folder):
+        def apply(params, pixels):
+            return (pixels.astype(jnp.float32).mean((1, 2)) - 127) @ params["mix"]
+
+        mix = np.full((3, 3), folder.config["shared"]) + np.eye(3)
+        return Teacher(folder.name, apply, "pixels", image=Pixels(16)), {"mix": mix.astype(np.float32)}
+
+    monkeypatch.setitem(IMAGE_TEACHERS, "mean_colour", load_mean_colour)
+    (tmp_path / "config.json").write_text('{"model_type": "mean_colour", "shared": 0.5}')
+    settings = config(image=str(tmp_path), bank=str(tmp_path / "bank") if bank else "")
+    teachers, params = load_teachers(settings, world_train, mesh)
+    mix = np.full((3, 3), 0.5) + np.eye(3)
+    images = np.stack([world_train.table.read_image(n, 16)[0] for n in range(IMAGE_COUNT)])
+    expected = (images.mean((1, 2)) - 127) @ mix
+    if bank:
+        np.testing.assert_allclose(np.asarray(params["image"])[:IMAGE_COUNT], expected, rtol=1e-4, atol=1e-3)
+    else:
+        assert teachers.image.image == Pixels(16)
+        features = teachers.image.apply(params["image"], images)
+        np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_constant_teacher_is_refused_live_and_before_its_bank_is_filled(
+    tmp_path, world_train, mesh, monkeypatch
+):
+    def load_nothing(folder):
+        return Teacher(
+            folder.name, lambda _, pixels: jnp.ones((len(pixels), 4)), "pixels", image=Pixels(8)
+        ), {}
+
+    monkeypatch.setitem(IMAGE_TEACHERS, "nothing", load_nothing)
+    (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
+    for bank in ("", str(tmp_path / "bank")):
+        with pytest.raises(
+            InputError, match=rf"^{tmp_path}: this teacher gives 8 different samples features of one"
+        ):
+            load_teachers(config(image=str(tmp_path), bank=bank), world_train, mesh)
+
+
+def test_features_of_one_direction_are_refused(tmp_path, world_train, mesh):
+    ids = world_train.table.image_ids
+    lengths = np.random.default_rng(0).uniform(1, 2, (len(ids), 1)).astype(np.float32)
+    write_features(tmp_path / "x.npz", ids, lengths * np.arange(1, 9, dtype=np.float32))
+    with pytest.raises(InputError, match=r"x\.npz: the features of all 21 samples have one direction"):
+        load_teachers(config(image=str(tmp_path / "x.npz")), world_train, mesh)
+
+
+def test_the_fingerprint_covers_pickled_weights_where_they_are_read(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"one")
+    one = teacher_fingerprint(tmp_path, ["a"])
+    (tmp_path / "pytorch_model.bin").write_bytes(b"two")
+    assert teacher_fingerprint(tmp_path, ["a"])["teacher_files"] != one["teacher_files"]
+
+
 def test_the_uniform_control_looks_at_nothing(world_train, mesh):
-    teachers = load_teachers(config(control="uniform", image="missing.npy"), world_train, mesh)
+    teachers, params = load_teachers(config(control="uniform", image="missing.npy"), world_train, mesh)
     assert teachers.image.inputs == teachers.text.inputs == "index"
-    found = soft_labels(teachers, world_train, mesh)
+    found = soft_labels(teachers, params, world_train, mesh)
     others = ~np.eye(len(IMAGES), dtype=bool)
     others[3, 4] = others[4, 3] = False  # the same photograph twice
     assert np.abs(np.asarray(found.image))[others].max() < 0.2
@@ -119,7 +225,7 @@ def test_the_uniform_control_looks_at_nothing(world_train, mesh):
 
 def test_without_csa_and_usa_teachers_only_measure(world_train, mesh, capsys):
     settings = with_argument(config(), "loss=contrastive")
-    assert load_teachers(settings, world_train, mesh) is not None
+    assert load_teachers(settings, world_train, mesh)[0] is not None
     assert "the teachers only measure them" in capsys.readouterr().out
     settings.teacher.image = "missing.npy"
     with pytest.raises(InputError, match=r"missing\.npy: .*--config\.teacher\.text= leaves them out"):
@@ -136,13 +242,14 @@ def test_a_bank_takes_unicom_as_a_folder_and_as_its_own_file(tmp_path, world_tra
     if released:
         torch_file.write(source, torch_layout.to_torch(params, unicom.key_table(sizes)))
     else:
-        own.save(source, sizes, params)
+        checkpoints.save(source, sizes, params)
     settings = config(image=str(source), bank=str(tmp_path / "bank"))
-    table = np.asarray(load_teachers(settings, world_train, mesh).image.params)
-    photographs = np.stack([world_train.table.read_image(n, 16)[0] for n in range(IMAGE_COUNT)])
-    live = load_image_teacher(str(source))
+    _, teacher_params = load_teachers(settings, world_train, mesh)
+    table = np.asarray(teacher_params["image"])
+    photographs = np.stack([world_train.images.read(n, Pixels(16))[0] for n in range(IMAGE_COUNT)])
+    live, live_params = load_image_teacher(str(source))
     np.testing.assert_allclose(
-        table[:IMAGE_COUNT], live.apply(live.params, photographs), rtol=1e-3, atol=1e-3
+        table[:IMAGE_COUNT], live.apply(live_params, photographs), rtol=1e-3, atol=1e-3
     )
 
 
@@ -174,7 +281,7 @@ def test_bank_of_another_teacher_or_other_samples_is_refused(
             weights.write(b"more")
     elif "captions" in change:
         captions = [*train.captions[:-1], "another"]
-        train = type(train)(train.table, captions, train.tokens, train.relevance)
+        train = dataclasses.replace(train, captions=captions)
     else:
         settings.teacher.update(change)
     with pytest.raises(InputError, match=rf"bank\.json: the bank was computed with other {told};"):

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cusa_jax.errors import InputError
-from cusa_jax.teachers import mpnet, own
+from cusa_jax.teachers import checkpoints, mpnet
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "mpnet_tiny.npz"
 
@@ -36,7 +36,7 @@ def write_folder(folder, golden, *, prefix="", drop=(), extra=None, reshape=None
 
 
 def load(folder):
-    return own.load(folder, json.loads((folder / "config.json").read_text()))
+    return checkpoints.load(folder, json.loads((folder / "config.json").read_text()))
 
 
 @pytest.mark.parametrize("prefix", ["", "mpnet."])
@@ -73,7 +73,7 @@ def test_bfloat16_computes_close_and_answers_float32(golden, tmp_path):
 def test_saved_folder_loads_again(golden, tmp_path, dtype):
     config, params = load(write_folder(tmp_path, golden))
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    own.save(tmp_path / "saved", config, params)
+    checkpoints.save(tmp_path / "saved", config, params)
     again_config, again = load(tmp_path / "saved")
     assert again_config == config
     assert {tensor.dtype for tensor in load_file(tmp_path / "saved" / "model.safetensors").values()} == {
@@ -105,6 +105,7 @@ def test_all_key_faults_in_one_line(golden, tmp_path):
         ({"hidden_size": "16"}, "hidden_size = '16'"),
         ({"num_hidden_layers": True}, "num_hidden_layers = True"),
         ({"layer_norm_eps": None}, "layer_norm_eps = None"),
+        ({"hidden_size": 2**70}, "config.json describes a model that cannot be built"),
     ],
 )
 def test_bad_config_is_named(golden, tmp_path, config, named):
@@ -113,11 +114,16 @@ def test_bad_config_is_named(golden, tmp_path, config, named):
     assert named in str(caught.value)
 
 
+def test_more_layers_than_weights_are_refused_before_they_are_built(golden, tmp_path):
+    with pytest.raises(InputError, match=rf"{2**63} layers cannot be made of the 39 tensors of the weights"):
+        load(write_folder(tmp_path, golden, num_hidden_layers=2**63))
+
+
 def test_layer_norm_eps_is_never_assumed(golden, tmp_path):
     raw = json.loads(str(golden["config"]))
     del raw["layer_norm_eps"]
     with pytest.raises(InputError, match=r"config\.json: lacks layer_norm_eps"):
-        own.load(write_folder(tmp_path, golden), raw)
+        checkpoints.load(write_folder(tmp_path, golden), raw)
 
 
 @pytest.mark.parametrize(

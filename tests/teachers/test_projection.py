@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cusa_jax.inputs import Pixels
 from cusa_jax.sharding import make_mesh, put_params, put_rows
 from cusa_jax.teachers.projection import narrowed, project, project_rows
 from cusa_jax.types import Teacher
@@ -39,11 +40,11 @@ def test_a_table_and_a_live_teacher_are_projected_alike():
     assert expected.shape == (304, 9)
     np.testing.assert_allclose(project_rows(features, 9), expected, rtol=1e-5, atol=1e-5)
     mesh = make_mesh()
-    teacher = Teacher("linear", np.eye(40, dtype=np.float32), lambda w, x: x @ w, "pixels", 8)
+    teacher = Teacher("linear", lambda w, x: x @ w, "pixels", Pixels(8))
     assert narrowed(teacher, 0, mesh) is teacher
     found = narrowed(teacher, 9, mesh)
-    assert found.image_size == 8
-    arguments = put_params(teacher.params, mesh), put_rows(features.astype(np.float32), mesh)
+    assert found.image == Pixels(8)
+    arguments = put_params(np.eye(40, dtype=np.float32), mesh), put_rows(features.astype(np.float32), mesh)
     compiled = jax.jit(found.apply).lower(*arguments).compile()
     assert "all-gather" not in compiled.as_text()
     np.testing.assert_allclose(compiled(*arguments), expected, rtol=1e-5, atol=1e-5)

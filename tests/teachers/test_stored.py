@@ -17,11 +17,10 @@ SAMPLES = 21
 def test_look_up_is_indexing_though_each_device_holds_its_rows_only(dtype, held):
     mesh = make_mesh(fsdp=2)
     features = np.random.default_rng(2).normal(size=(SAMPLES, 5)).astype(np.float16)
-    teacher = stored_teacher("table", features, mesh, dtype)
+    teacher, table = stored_teacher("table", features, mesh, dtype)
     index = np.random.default_rng(3).integers(0, SAMPLES, 40).astype(np.int32)
     index[:3] = SAMPLES - 1, SAMPLES - 1, 0
-    table = put_params(teacher.params, mesh)
-    assert table is teacher.params
+    assert put_params(table, mesh) is table
     assert table.dtype == held
     assert {shard.data.shape[0] for shard in table.addressable_shards} == {3}  # 21 over 8 devices
     looked_up = jax.jit(teacher.apply)(table, put_rows(index, mesh))

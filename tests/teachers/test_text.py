@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cusa_jax.errors import InputError
-from cusa_jax.teachers import mpnet, own
+from cusa_jax.teachers import checkpoints, mpnet
 from cusa_jax.teachers.live import load_text_teacher
 from cusa_jax.teachers.text import pool
 
@@ -29,7 +29,7 @@ def params():
 
 @pytest.fixture
 def folder(tmp_path, params, write_word_tokenizer):
-    own.save(tmp_path, CONFIG, params)
+    checkpoints.save(tmp_path, CONFIG, params)
     write_word_tokenizer(tmp_path, WORDS)
     return tmp_path
 
@@ -44,13 +44,13 @@ def write_json(path, value):
 
 
 def test_padding_does_not_change_features(folder):
-    teacher = load(folder)
+    teacher, params = load(folder)
     tokens = teacher.tokenize(CAPTIONS)
     assert tokens["input_ids"].tolist() == [
         [0, 4, 5, 6, 7, 8, 2], [0, 7, 8, 2, 1, 1, 1], [0, 3, 2, 1, 1, 1, 1],
     ]  # fmt: skip
     apply = jax.jit(teacher.apply)
-    features = np.asarray(apply(teacher.params, tokens))
+    features = np.asarray(apply(params, tokens))
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
     assert np.abs(features[:, None] - features[None]).sum(-1)[~np.eye(3, dtype=bool)].min() > 0.05
     for extra in (1, 25):
@@ -59,8 +59,8 @@ def test_padding_does_not_change_features(folder):
             "input_ids": np.pad(tokens["input_ids"], padding, constant_values=1),
             "attention_mask": np.pad(tokens["attention_mask"], padding),
         }
-        np.testing.assert_allclose(apply(teacher.params, longer), features, atol=1e-6)
-    alone = apply(teacher.params, teacher.tokenize(CAPTIONS[2:]))
+        np.testing.assert_allclose(apply(params, longer), features, atol=1e-6)
+    alone = apply(params, teacher.tokenize(CAPTIONS[2:]))
     np.testing.assert_allclose(alone, features[2:], atol=1e-6)
 
 
@@ -70,10 +70,10 @@ def test_padding_does_not_change_features(folder):
 def test_the_smallest_limit_cuts_the_words_not_the_end_token(folder, max_length, folder_s, kept):
     if folder_s:
         write_json(folder / "sentence_bert_config.json", {"max_seq_length": folder_s})
-    teacher = load(folder, max_length)
+    teacher, params = load(folder, max_length)
     tokens = teacher.tokenize(["red " * 100])
     assert tokens["input_ids"].tolist() == [[0] + [4] * (kept - 2) + [2]]
-    assert np.isfinite(jax.jit(teacher.apply)(teacher.params, tokens)).all()  # no position past the last
+    assert np.isfinite(jax.jit(teacher.apply)(params, tokens)).all()  # no position past the last
 
 
 def test_cls_pooling_and_mean_pooling():
@@ -95,11 +95,11 @@ def test_sentence_transformers_files_are_heeded(folder):
     write_json(folder / "modules.json", modules)
     pooling = folder / "1_Pooling" / "config.json"
     write_json(pooling, {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False})
-    mean = load(folder)
+    mean, params = load(folder)
     write_json(pooling, {"pooling_mode_cls_token": True})
-    cls = load(folder)
+    cls, _ = load(folder)
     tokens = mean.tokenize(CAPTIONS)
-    features = [np.asarray(jax.jit(teacher.apply)(teacher.params, tokens)) for teacher in (mean, cls)]
+    features = [np.asarray(jax.jit(teacher.apply)(params, tokens)) for teacher in (mean, cls)]
     assert np.abs(features[0] - features[1]).max() > 0.01
 
 

@@ -1,6 +1,5 @@
-"""Folders in the layout of Hugging Face, written from transformers' own Flax models with random weights."""
+"""Teachers from folders in the layout of Hugging Face, against transformers' own Flax models."""
 
-import functools
 import json
 import logging
 
@@ -8,47 +7,16 @@ import jax
 import numpy as np
 import pytest
 import transformers
-from flax import traverse_util
+from huggingface_folder import SIZES, VOCABULARY, WORDS, make_folder
 from safetensors.numpy import load_file, save_file
 
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Pixels
 from cusa_jax.teachers.live import load_image_teacher, load_text_teacher
 from cusa_jax.weights import torch_file
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-WORDS = {"vocab_size": 20, "max_position_embeddings": 14}
 PIXELS = {"image_size": 16, "patch_size": 4}
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-VOCABULARY = [*SPECIAL, "a", "dog", "runs", "on", "the", "beach", "two", "dogs", "sleep"]
 CAPTIONS = ["a dog runs on the beach", "Two dogs", "sleep", ""]
-
-
-def make_folder(folder, model_class, config, prefix=""):
-    """A folder as PyTorch would have saved it, and the Flax model with the same random parameters."""
-    model = model_class(config, _do_init=False)
-    rng = np.random.default_rng(0)
-    params, tensors = {}, {}
-    leaves = {"kernel": ".weight", "scale": ".weight", "embedding": ".weight", "bias": ".bias"}
-    for path, leaf in traverse_util.flatten_dict(model.params_shape_tree).items():
-        value = params[path] = rng.normal(path[-1] == "scale", 0.2, leaf.shape).astype(np.float32)
-        if path[-1] == "kernel":
-            value = value.transpose((3, 2, 0, 1) if value.ndim == 4 else (1, 0))
-        name = ".".join(path[:-1]) + leaves[path[-1]] if path[-1] in leaves else ".".join(path)
-        tensors[prefix + name] = np.ascontiguousarray(value)
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text(config.to_json_string())
-    return functools.partial(model, params=traverse_util.unflatten_dict(params))
-
-
-@pytest.fixture
-def bert(tmp_path):
-    """The folder of a tiny BERT with a WordPiece vocabulary."""
-    (tmp_path / "vocab.txt").write_text("\n".join(VOCABULARY))
-    (tmp_path / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "BertTokenizer", "do_lower_case": true}'
-    )
-    make_folder(tmp_path, transformers.FlaxBertModel, transformers.BertConfig(**SIZES, **WORDS))
-    return tmp_path
 
 
 def load_text(folder, **options):
@@ -65,7 +33,7 @@ def test_bert_pools_the_library_s_states(bert, pooling):
             "word_embedding_dimension": 16,
         }
         (bert / "1_Pooling" / "config.json").write_text(json.dumps(modes))
-    teacher = load_text(bert)
+    teacher, params = load_text(bert)
     tokens = teacher.tokenize(CAPTIONS)
     assert tokens["input_ids"].tolist()[1] == [
         2,
@@ -82,7 +50,7 @@ def test_bert_pools_the_library_s_states(bert, pooling):
 
     model = make_folder(bert, transformers.FlaxBertModel, transformers.BertConfig(**SIZES, **WORDS))
     with jax.default_matmul_precision("highest"):
-        ours = jax.jit(teacher.apply)(teacher.params, tokens)
+        ours = jax.jit(teacher.apply)(params, tokens)
         states = np.asarray(model(**tokens).last_hidden_state, np.float64)
     assert ours.dtype == np.float32
     for feature, text, mask in zip(ours, states, tokens["attention_mask"], strict=True):
@@ -97,13 +65,13 @@ def test_roberta_saved_with_its_language_model_head(tmp_path, write_word_tokeniz
     without_pooler = {key: tensor for key, tensor in tensors.items() if "pooler" not in key}
     save_file(without_pooler | {"lm_head.bias": np.zeros(20, np.float32)}, tmp_path / "model.safetensors")
     write_word_tokenizer(tmp_path, ["<s>", "<pad>", "</s>", "<unk>", "dog", "runs"])
-    teacher = load_text(tmp_path)
+    teacher, params = load_text(tmp_path)
     tokens = teacher.tokenize(["dog runs", "dog"])
     assert tokens["input_ids"].tolist() == [[0, 4, 5, 2], [0, 4, 2, 1]]
 
     states = np.asarray(model(**tokens).last_hidden_state)
     sentence = states[1, :3].mean(0)
-    ours = teacher.apply(teacher.params, tokens)[1]
+    ours = teacher.apply(params, tokens)[1]
     np.testing.assert_allclose(ours, sentence / np.linalg.norm(sentence), atol=1e-5)
     # Positions count from pad + 1, so that 14 of them hold 12 tokens.
     assert teacher.tokenize(["dog " * 50])["input_ids"].shape == (1, 12)
@@ -123,11 +91,11 @@ def test_image_features_are_the_normed_class_token(tmp_path, kind, dtype):
     model = make_folder(tmp_path, model_class, config)
     preprocessing |= {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessing))
-    teacher = load_image_teacher(str(tmp_path), dtype=dtype)
-    assert (teacher.inputs, teacher.image_size) == ("pixels", 16)
+    teacher, params = load_image_teacher(str(tmp_path), dtype=dtype)
+    assert (teacher.inputs, teacher.image) == ("pixels", Pixels(16, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)))
 
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    ours = jax.jit(teacher.apply)(teacher.params, pixels)
+    ours = jax.jit(teacher.apply)(params, pixels)
     normalised = (pixels / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
     theirs = feature(model(normalised.transpose(0, 3, 1, 2).astype(np.float32)))
     assert ours.dtype == np.float32
@@ -165,10 +133,10 @@ def test_parameters_of_another_size_are_named(bert):
 
 
 def test_folder_with_pickled_weights_only(bert):
-    before = load_text(bert).params
+    _, before = load_text(bert)
     torch_file.write(bert / "pytorch_model.bin", load_file(bert / "model.safetensors"))
     (bert / "model.safetensors").unlink()
-    jax.tree.map(np.testing.assert_array_equal, load_text(bert).params, before)
+    jax.tree.map(np.testing.assert_array_equal, load_text(bert)[1], before)
     (bert / "pytorch_model.bin").unlink()
     with pytest.raises(InputError, match=r"model\.safetensors: no such file; sharded"):
         load_text(bert)
@@ -181,13 +149,34 @@ def test_config_that_transformers_refuses(bert):
         load_text(bert)
 
 
+@pytest.mark.parametrize("pad", ["<script>", -1, 20, 1.5, [0]])
+def test_a_padding_token_that_is_none_is_named(bert, pad):
+    raw = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps(raw | {"pad_token_id": pad}))
+    with pytest.raises(
+        InputError, match=r"config\.json: (pad_token_id = .* is not one of the 20 tokens|transformers)"
+    ):
+        load_text(bert)
+
+
+@pytest.mark.parametrize("layers", [10**9, 2**63])
+def test_more_layers_than_weights_are_refused_before_they_are_built(bert, layers):
+    raw = json.loads((bert / "config.json").read_text())
+    (bert / "config.json").write_text(json.dumps(raw | {"num_hidden_layers": layers}))
+    with pytest.raises(InputError, match=rf"{layers} layers cannot be made of the 39 tensors of the weights"):
+        load_text(bert)
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         (None, "no such file; it says how the image teacher normalises"),
         ({"size": 16}, "needs size, image_mean and image_std"),
-        ({"size": 16, "image_mean": [0.5], "image_std": [0.5] * 3}, "three numbers each"),
-        ({"size": 16, "image_mean": [0.5] * 3, "image_std": [0.5, 0.5, 0]}, "three numbers each"),
+        ({"size": 16, "image_mean": [0.5], "image_std": [0.5] * 3}, "three means and three positive stds"),
+        (
+            {"size": 16, "image_mean": [0.5] * 3, "image_std": [0.5, 0.5, 0]},
+            "three means and three positive stds",
+        ),
         ({"size": 12, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "has 12 pixels, the model 16"),
     ],
 )

@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from cusa_jax.errors import InputError
-from cusa_jax.teachers import own, unicom
+from cusa_jax.inputs import Pixels
+from cusa_jax.teachers import checkpoints, unicom
 from cusa_jax.teachers.live import load_image_teacher
 from cusa_jax.weights import torch_file, torch_layout
 
@@ -105,18 +106,18 @@ def by_definition(weights, image):
 
 
 def test_features_are_the_flattened_patch_tokens(folder, weights, pixels):
-    teacher = load_image_teacher(str(folder))
-    assert (teacher.inputs, teacher.image_size) == ("pixels", SIZE)
-    assert {leaf.dtype for leaf in jax.tree.leaves(teacher.params)} == {np.dtype(np.float32)}
+    teacher, params = load_image_teacher(str(folder))
+    assert (teacher.inputs, teacher.image) == ("pixels", Pixels(SIZE))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
     with jax.default_matmul_precision("highest"):
-        features = jax.jit(teacher.apply)(teacher.params, pixels)
+        features = jax.jit(teacher.apply)(params, pixels)
     assert (features.shape, features.dtype) == ((2, PATCHES * DIM), jnp.float32)
     np.testing.assert_allclose(features, [by_definition(weights, image) for image in pixels], atol=2e-5)
 
 
 def test_bfloat16_computes_close_and_answers_float32(folder, weights, pixels):
-    teacher = load_image_teacher(str(folder), dtype="bfloat16")
-    features = teacher.apply(teacher.params, pixels)
+    teacher, params = load_image_teacher(str(folder), dtype="bfloat16")
+    features = teacher.apply(params, pixels)
     assert features.dtype == jnp.float32
     truth = np.array([by_definition(weights, image) for image in pixels])
     cosine = (truth * features).sum(1) / np.linalg.norm(truth, axis=1) / np.linalg.norm(features, axis=1)
@@ -124,15 +125,15 @@ def test_bfloat16_computes_close_and_answers_float32(folder, weights, pixels):
 
 
 def test_pixels_are_normalised_as_the_config_says(folder, weights, pixels):
-    before = load_image_teacher(str(folder))
+    before, before_params = load_image_teacher(str(folder))
     (folder / "config.json").write_text(
         json.dumps(CONFIG | {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]})
     )
-    after = load_image_teacher(str(folder))
+    after, after_params = load_image_teacher(str(folder))
     model = unicom.Unicom(unicom.UnicomConfig(SIZE, PATCH, DIM, DEPTH, HEADS))
-    direct = model.apply({"params": after.params}, (pixels / 255 - 0.5) / 0.25)
-    np.testing.assert_allclose(after.apply(after.params, pixels), direct, atol=1e-4)
-    assert np.abs(before.apply(before.params, pixels) - direct).max() > 0.1
+    direct = model.apply({"params": after_params}, (pixels / 255 - 0.5) / 0.25)
+    np.testing.assert_allclose(after.apply(after_params, pixels), direct, atol=1e-4)
+    assert np.abs(before.apply(before_params, pixels) - direct).max() > 0.1
 
 
 def test_vit_b_32_has_the_published_size():
@@ -146,12 +147,12 @@ def test_vit_b_32_has_the_published_size():
 
 
 def test_saved_folder_gives_the_same_teacher(folder, tmp_path):
-    before = load_image_teacher(str(folder))
+    before, before_params = load_image_teacher(str(folder))
     config = unicom.UnicomConfig(SIZE, PATCH, DIM, DEPTH, HEADS)
-    own.save(tmp_path / "again", config, before.params)
-    after = load_image_teacher(str(tmp_path / "again"))
-    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
-    assert after.image_size == before.image_size
+    checkpoints.save(tmp_path / "again", config, before_params)
+    after, after_params = load_image_teacher(str(tmp_path / "again"))
+    jax.tree.map(np.testing.assert_array_equal, after_params, before_params)
+    assert after.image == before.image
 
 
 def test_the_released_file_is_a_teacher_as_it_is(tmp_path):
@@ -163,13 +164,13 @@ def test_the_released_file_is_a_teacher_as_it_is(tmp_path):
     tensors = torch_layout.to_torch(params, unicom.key_table(config))
     head = {"feature.0.weight": np.zeros((3, 4), np.float16), "feature.1.num_batches_tracked": np.int64(7)}
     torch_file.write(tmp_path / "FP16-ViT.pt", tensors | head)
-    teacher = load_image_teacher(str(tmp_path / "FP16-ViT.pt"))
-    assert (teacher.inputs, teacher.image_size) == ("pixels", SIZE)
-    jax.tree.map(np.testing.assert_array_equal, teacher.params, params)
-    own.save(tmp_path / "folder", config, params)
-    folder = load_image_teacher(str(tmp_path / "folder"))
+    teacher, read = load_image_teacher(str(tmp_path / "FP16-ViT.pt"))
+    assert (teacher.inputs, teacher.image) == ("pixels", Pixels(SIZE))
+    jax.tree.map(np.testing.assert_array_equal, read, params)
+    checkpoints.save(tmp_path / "folder", config, params)
+    folder, folder_params = load_image_teacher(str(tmp_path / "folder"))
     pixels = rng.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
-    np.testing.assert_array_equal(teacher.apply(teacher.params, pixels), folder.apply(folder.params, pixels))
+    np.testing.assert_array_equal(teacher.apply(read, pixels), folder.apply(folder_params, pixels))
 
 
 @pytest.mark.parametrize("missing", ["pos_embed", "blocks.0.mlp.fc1.weight", "norm.bias"])

@@ -15,12 +15,15 @@ from cusa_jax import scalars
 from cusa_jax.checkpoint import Checkpoints
 from cusa_jax.config import default_config
 from cusa_jax.errors import InputError
-from cusa_jax.experiment import build_model
+from cusa_jax.models import clip, families
 from cusa_jax.models.clip import ClipConfig
-from cusa_jax.models.dual_encoder import DualEncoder, init_variables
+from cusa_jax.models.student import Options
 from cusa_jax.types import TrainState
-from cusa_jax.weights import student, torch_file
-from cusa_jax.weights.formats import read_weights, write_weights
+from cusa_jax.weights import torch_file
+from cusa_jax.weights.format import Format
+from cusa_jax.weights.formats import FORMATS, load_model, read_weights, write_weights
+from cusa_jax.weights.hub import Weights, heads_in, start_from
+from cusa_jax.weights.torch_layout import write_safetensors
 
 CLIP = ClipConfig(
     embed_dim=16, image_size=16, patch_size=8, vision_width=64, vision_layers=2, text_width=64, text_layers=1,
@@ -28,6 +31,7 @@ CLIP = ClipConfig(
 )  # fmt: skip
 HEADED = (".pth", ".safetensors")
 OUT = (*HEADED, ".pt", "")
+PIXELS = {"mean": (0.5, 0.25, 0.125), "std": (0.5, 0.5, 0.25)}  # of no CLIP of OpenAI's
 
 
 def recipe(**weights: float):
@@ -41,23 +45,28 @@ def recipe(**weights: float):
 @functools.cache
 def params():
     """Every leaf another, none at its initial value."""
-    shapes = jax.eval_shape(functools.partial(init_variables, DualEncoder(CLIP)), jax.random.key(0))
+    shapes = jax.eval_shape(clip.student(CLIP, Options()).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes["params"])
 
 
-def weights(config=None) -> student.Weights:
+def towers():
+    return {tower: params()[tower] for tower in ("image", "text")}
+
+
+def learned(config):
+    names = scalars.specifications(config.loss)
+    return {name: np.float32(0.3 + 0.01 * n) for n, name in enumerate(names)}
+
+
+def weights(config=None, **sizes) -> Weights:
     config = config or recipe()
-    specs = scalars.specifications(config.loss)
-    taus = {name: np.float32(0.3 + 0.01 * n) for n, name in enumerate(specs)}
     kept = {
         module: tree for module, tree in params().items() if "uni" not in module or config.loss.usa.weight
     }
-    return student.from_variables(CLIP, {"params": kept}, taus, config)
-
-
-def read_params(weights: student.Weights, heads, where):
-    return student.variables(weights, heads, where)["params"]
+    variables = {"params": kept}
+    clip_sizes = ClipConfig(**CLIP.__dict__ | sizes)
+    return Weights("clip", clip_sizes, variables, heads_in(variables), learned(config), config)
 
 
 def assert_same_params(ours, theirs):
@@ -68,14 +77,18 @@ def assert_same_params(ours, theirs):
 def state() -> TrainState:
     return TrainState(
         step=np.int32(7),
-        params={"model": params(), "taus": dict(weights().taus)},
+        params={"model": params(), "scalars": learned(recipe())},
         model_state={},
         opt_state=None,
     )
 
 
-def openai_tensors():
-    return dict(student.towers(weights()))
+def openai_tensors(tmp_path):
+    """As OpenAI's .pt has them, whose key table tests/models prove."""
+    write_weights(tmp_path / "openai.pt", weights())
+    tensors = torch_file.read(tmp_path / "openai.pt")
+    (tmp_path / "openai.pt").unlink()
+    return dict(tensors)
 
 
 # --- round trips ----------------------------------------------------------------------------------------------
@@ -86,11 +99,34 @@ def test_the_same_bits_come_back(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     write_weights(path, weights())
     read = read_weights(path, "quick_gelu")
-    assert read.clip == CLIP
+    assert (read.family, read.sizes) == ("clip", CLIP)
     assert read.heads == (("cross", "uni") if suffix in HEADED else ())
-    kept = {module: tree for module, tree in params().items() if module in ("image", "text") or read.heads}
-    assert_same_params(read_params(read, read.heads, path), kept)
+    assert_same_params(read.variables, {"params": params() if read.heads else towers()})
     assert [path] == list(tmp_path.iterdir())  # and no scratch files
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ""])
+def test_pixels_of_its_own_come_back(tmp_path, suffix):
+    """Bit for bit: what a student normalises with is in its sizes."""
+    write_weights(tmp_path / f"w{suffix}", weights(**PIXELS))
+    student, _ = load_model(tmp_path / f"w{suffix}")
+    assert (student.inputs.image.mean, student.inputs.image.std) == (PIXELS["mean"], PIXELS["std"])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ""])
+def test_clips_own_logit_scale_survives(tmp_path, suffix):
+    before = Weights("clip", CLIP, {"params": towers()}, extras={"logit_scale": np.float32(3.25)})
+    write_weights(tmp_path / f"w{suffix}", before)
+    after = read_weights(tmp_path / f"w{suffix}", "quick_gelu")
+    assert after.extras["logit_scale"].tobytes() == np.float32(3.25).tobytes()
+    assert (after.extras["logit_scale"].shape, after.scalars) == ((), {})
+
+
+@pytest.mark.parametrize("suffix", [".pt", ""])
+def test_a_trained_temperature_is_the_logit_scale(tmp_path, suffix):
+    write_weights(tmp_path / f"w{suffix}", weights())
+    scale = read_weights(tmp_path / f"w{suffix}", "quick_gelu").extras["logit_scale"]
+    np.testing.assert_allclose(np.exp(-scale), learned(recipe())["tau_contrastive"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("suffix", HEADED)
@@ -102,25 +138,22 @@ def test_temperatures_and_recipe_come_back(tmp_path, suffix, off):
     after = read_weights(tmp_path / f"w{suffix}")
     assert after.heads == before.heads
     assert after.config.loss.usa.weight == before.config.loss.usa.weight
-    own = {name for name in before.taus if before.config.loss[name.split("_")[1]].weight}
-    for name in own if suffix == ".pth" else before.taus:
-        assert after.taus[name].tobytes() == before.taus[name].tobytes()
+    own = {name for name in before.scalars if before.config.loss[name.split("_")[1]].weight}
+    for name in own if suffix == ".pth" else before.scalars:
+        assert after.scalars[name].tobytes() == before.scalars[name].tobytes()
     if suffix == ".pth" and off == ("csa",):
-        assert after.taus["tau_usa_teacher"].tobytes() == before.taus["tau_csa_teacher"].tobytes()
+        assert after.scalars["tau_usa_teacher"].tobytes() == before.scalars["tau_csa_teacher"].tobytes()
     if suffix == ".safetensors":
         assert after.config == before.config
 
 
 def test_a_training_goes_home(tmp_path):
     """Orbax folder -> the reference's .pth -> the same parameters, in the reference's names and shapes."""
-    before = weights()
     config = recipe()
-    described = {"config": config.to_dict(), "clip": CLIP.__dict__}
-    checkpoints = Checkpoints(tmp_path / "run", described, keep=1)
-    checkpoints.save_best(7, state(), {"r_mean": 1.0})
-    checkpoints.close()
+    save_best(tmp_path / "run", config)
     trained = read_weights(tmp_path / "run")
-    assert (trained.clip, trained.config) == (CLIP, config)
+    assert (trained.sizes, trained.config) == (CLIP, config)
+    assert_same_params(trained.variables, {"params": params()})
     write_weights(tmp_path / "home.pth", trained)
 
     saved = torch_file.read(tmp_path / "home.pth")
@@ -139,10 +172,17 @@ def test_a_training_goes_home(tmp_path):
         params()["image"]["patch_embedding"]["kernel"].transpose(3, 2, 0, 1),
     )
     back = read_weights(tmp_path / "home.pth")
-    assert_same_params(read_params(back, back.heads, "home"), params())
-    assert {name: float(tau) for name, tau in back.taus.items()} == {
-        n: float(t) for n, t in before.taus.items()
+    assert_same_params(back.variables, {"params": params()})
+    assert {name: float(value) for name, value in back.scalars.items()} == {
+        name: float(value) for name, value in learned(config).items()
     }
+
+
+def save_best(workdir, config, described=None, saved=None):
+    described = described or {"config": config.to_dict(), **families.describe("clip", CLIP)}
+    checkpoints = Checkpoints(workdir, described, keep=1)
+    checkpoints.save_best(7, saved or state(), {"r_mean": 1.0})
+    checkpoints.close()
 
 
 RESNET = ClipConfig(
@@ -153,17 +193,16 @@ RESNET = ClipConfig(
 
 @pytest.mark.parametrize("suffix", [*HEADED, ".pt"])
 def test_a_resnet_comes_back_with_its_running_statistics(tmp_path, suffix):
-    shapes = jax.eval_shape(functools.partial(init_variables, DualEncoder(RESNET)), jax.random.key(0))
+    shapes = jax.eval_shape(clip.student(RESNET, Options()).init, jax.random.key(0))
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
-    before = student.from_variables(RESNET, variables, weights().taus, recipe())
+    before = Weights("clip", RESNET, variables, ("cross", "uni"), learned(recipe()), recipe())
     path = tmp_path / f"w{suffix}"
     write_weights(path, before)
-    read = read_weights(path, "quick_gelu")
-    assert read.clip == RESNET
-    after = student.variables(read, read.heads, path)
-    assert_same_params(after["batch_stats"], variables["batch_stats"])
-    assert_same_params(after["params"]["image"], variables["params"]["image"])
+    after = read_weights(path, "quick_gelu")
+    assert after.sizes == RESNET
+    assert_same_params(after.variables["batch_stats"], variables["batch_stats"])
+    assert_same_params(after.variables["params"]["image"], variables["params"]["image"])
     if suffix != ".safetensors":  # what PyTorch's strict loading asks for
         saved = torch_file.flatten(torch_file.read(path)).items()
         counters = [tensor for name, tensor in saved if name.endswith("bn1.num_batches_tracked")]
@@ -173,18 +212,58 @@ def test_a_resnet_comes_back_with_its_running_statistics(tmp_path, suffix):
 
 def test_the_reference_s_checkpoint_has_no_logit_scale(tmp_path):
     """Its strict loading would refuse it (clip/model.py:454)."""
-    before = weights()
-    scaled = student.Weights(
-        CLIP, openai_tensors() | dict(before.tensors), before.heads, before.taus, before.config
-    )
-    assert "logit_scale" in scaled.tensors
-    write_weights(tmp_path / "w.pth", scaled)
-    assert not any("logit_scale" in name for name in torch_file.read(tmp_path / "w.pth")["model"])
+    with_scale = Weights(**weights().__dict__ | {"extras": {"logit_scale": np.float32(4)}})
+    write_weights(tmp_path / "x.pth", with_scale)
+    assert not any("logit_scale" in name for name in torch_file.read(tmp_path / "x.pth")["model"])
 
 
-def test_a_resnet_is_no_hugging_face_clip(tmp_path):
+def test_hugging_face_has_no_resnet(tmp_path):
     with pytest.raises(InputError, match="vision transformers only"):
-        write_weights(tmp_path / "hf", student.Weights(RESNET, {}))
+        write_weights(tmp_path / "hf", Weights("clip", RESNET, {}))
+
+
+# --- files of older versions ----------------------------------------------------------------------------------
+
+
+def described_before_there_were_families(config):
+    sizes = {name: value for name, value in CLIP.__dict__.items() if name not in ("mean", "std")}
+    return {"clip": sizes, "config": config.to_dict()}
+
+
+def test_safetensors_with_openais_names_are_read(tmp_path):
+    """Heads under the reference's names, temperatures without 'tau_'."""
+    config = recipe()
+    write_weights(tmp_path / "w.pth", weights())
+    model = torch_file.read(tmp_path / "w.pth")["model"]
+    tensors = {
+        name.removeprefix("clip_model."): tensor for name, tensor in model.items() if "tau" not in name
+    }
+    tensors |= {f"temperatures.{name.removeprefix('tau_')}": tau for name, tau in learned(config).items()}
+    header = {"cusa_jax": json.dumps(described_before_there_were_families(config))}
+    write_safetensors(tmp_path / "old.safetensors", tensors, header)
+    read = read_weights(tmp_path / "old.safetensors")
+    assert (read.sizes, read.heads, read.config) == (CLIP, ("cross", "uni"), config)
+    assert_same_params(read.variables, {"params": params()})
+    assert read.scalars == learned(config)
+
+
+def test_runs_with_temperatures_alone_are_read(tmp_path, monkeypatch):
+    config = recipe()
+    taus = {name.removeprefix("tau_"): value for name, value in learned(config).items()}
+    monkeypatch.setattr(
+        "cusa_jax.checkpoint._learned", lambda state: {"variables": state.variables, "taus": taus}
+    )
+    save_best(tmp_path / "run", config, described_before_there_were_families(config))
+    read = read_weights(tmp_path / "run")
+    assert (read.sizes, read.config, dict(read.scalars)) == (CLIP, config, learned(config))
+    assert_same_params(read.variables, {"params": params()})
+
+
+def test_a_file_of_a_newer_version_is_refused(tmp_path):
+    header = {"cusa_jax": json.dumps({"format": 3, **families.describe("clip", CLIP), "heads": []})}
+    save_file({"x": np.zeros(1, np.float32)}, tmp_path / "w.safetensors", header)
+    with pytest.raises(InputError, match="of version 3, newer than this program"):
+        read_weights(tmp_path / "w.safetensors")
 
 
 # --- other people's files -------------------------------------------------------------------------------------
@@ -208,7 +287,7 @@ def open_clip_folder(path: Path, **model) -> Path:
     path.mkdir()
     described = OPEN_CLIP | {"model_cfg": OPEN_CLIP["model_cfg"] | model}
     (path / "open_clip_config.json").write_text(json.dumps(described))
-    torch_file.write(path / "open_clip_pytorch_model.bin", openai_tensors())
+    torch_file.write(path / "open_clip_pytorch_model.bin", openai_tensors(path))
     return path
 
 
@@ -228,31 +307,71 @@ def open_clip_folder(path: Path, **model) -> Path:
     ids=["plain", "nested", "ddp", "compiled", "custom_text", "openai"],
 )  # fmt: skip
 def test_state_dicts(tmp_path, wrap):
-    torch_file.write(tmp_path / "x.pt", wrap(openai_tensors()))
+    torch_file.write(tmp_path / "x.pt", wrap(openai_tensors(tmp_path)))
     read = read_weights(tmp_path / "x.pt", "gelu")
-    assert read.clip == ClipConfig(**CLIP.__dict__ | {"activation": "gelu"})
-    assert_same_params(read_params(read, (), "x"), {tower: params()[tower] for tower in ("image", "text")})
+    assert read.sizes == ClipConfig(**CLIP.__dict__ | {"activation": "gelu"})
+    assert_same_params(read.variables, {"params": towers()})
 
 
 def test_half_precision_is_read_exactly(tmp_path):
-    torch_file.write(tmp_path / "x.pt", half(openai_tensors()))
-    read = read_weights(tmp_path / "x.pt", "gelu").tensors
-    for name, tensor in half(openai_tensors()).items():
-        np.testing.assert_array_equal(read[name], tensor.astype(np.float32), strict=True)
+    torch_file.write(tmp_path / "x.pt", half(openai_tensors(tmp_path)))
+    read = read_weights(tmp_path / "x.pt", "gelu").variables["params"]
+    halved = jax.tree.map(lambda leaf: leaf.astype(np.float16).astype(np.float32), towers())
+    assert_same_params(read, halved)
 
 
 def test_open_clips_folder_says_heads_and_activation(tmp_path):
-    read = read_weights(open_clip_folder(tmp_path / "a")).clip
+    read = read_weights(open_clip_folder(tmp_path / "a")).sizes
     assert (read.vision_heads, read.text_heads, read.activation) == (2, 4, "gelu")
-    assert read_weights(open_clip_folder(tmp_path / "b", quick_gelu=True)).clip.activation == "quick_gelu"
+    assert read_weights(open_clip_folder(tmp_path / "b", quick_gelu=True)).sizes.activation == "quick_gelu"
 
 
-def test_open_clips_other_pixels_are_refused(tmp_path):
+PREPROCESS = {
+    "size": 16,
+    "mode": "RGB",
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+    "fill_color": 0,
+}
+
+
+def test_open_clips_pixels_are_honoured_or_refused_by_name(tmp_path):
     folder = open_clip_folder(tmp_path / "a")
-    (folder / "open_clip_config.json").write_text(
-        json.dumps(OPEN_CLIP | {"preprocess_cfg": {"mean": [0.5] * 3}})
+
+    def read(**preprocess):
+        described = OPEN_CLIP | {"preprocess_cfg": preprocess}
+        (folder / "open_clip_config.json").write_text(json.dumps(described))
+        return read_weights(folder).sizes
+
+    own = read(**PREPROCESS, mean=[0.5, 0.25, 0.125], std=[0.5, 0.5, 0.25])
+    assert (own.mean, own.std) == (PIXELS["mean"], PIXELS["std"])
+    clips = ClipConfig(**CLIP.__dict__ | {"activation": "gelu", "vision_heads": 2, "text_heads": 4})
+    assert (
+        read(**PREPROCESS) == read(mean=[0.481455, 0.457828, 0.408211]) == clips
+    )  # as some files round CLIP's
+    for key, value in (
+        ("interpolation", "bilinear"),
+        ("resize_mode", "squash"),
+        ("size", 32),
+        ("crop_pct", 0.9),
+    ):
+        with pytest.raises(InputError, match=rf"open_clip_config\.json: {key}=.*remove"):
+            read(**PREPROCESS | {key: value})
+    for key, value in (
+        ("mean", [0.5] * 2),
+        ("std", [0.5, 0.0, 0.5]),
+        ("std", "0.5"),
+        ("mean", [0.5, "x", 1]),
+    ):
+        with pytest.raises(InputError, match=f"{key}=.* is not one number for each channel"):
+            read(**{key: value})
+
+
+def test_parts_of_open_clip_that_no_clip_has_are_named(tmp_path):
+    folder = open_clip_folder(
+        tmp_path / "a", vision_cfg=OPEN_CLIP["model_cfg"]["vision_cfg"] | {"timm_model_name": "x"}
     )
-    with pytest.raises(InputError, match="pixels of mean"):
+    with pytest.raises(InputError, match=r"vision_cfg\.timm_model_name='x'"):
         read_weights(folder)
 
 
@@ -282,9 +401,7 @@ def test_hugging_face_pickles_fused_projections_and_both_conventions_of_the_end_
         config["text_config"]["eos_token_id"] = eos
         (tmp_path / "hf/config.json").write_text(json.dumps(config))
         read = read_weights(tmp_path / "hf")
-        assert_same_params(
-            read_params(read, (), "hf"), {tower: params()[tower] for tower in ("image", "text")}
-        )
+        assert_same_params(read.variables, {"params": towers()})
     config["text_config"]["eos_token_id"] = 97
     (tmp_path / "hf/config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="eos_token_id is 97"):
@@ -295,12 +412,12 @@ def test_hugging_face_pickles_fused_projections_and_both_conventions_of_the_end_
 
 
 def test_every_wrong_key_is_told_at_once(tmp_path):
-    tensors = openai_tensors()
+    tensors = openai_tensors(tmp_path)
     del tensors["visual.ln_post.bias"]
     tensors |= {"extra\n": np.zeros(2, np.float32), "visual.proj": np.zeros((64, 17), np.float32)}
     tensors["ln_final.bias"] = np.zeros(64, np.int64)
     torch_file.write(tmp_path / "x.pt", tensors)
-    told = r"1 missing: visual.ln_post.bias; 1 unexpected: extra\?; 2 unfit: .*visual.proj.*ln_final.bias"
+    told = r"1 missing: visual.ln_post.bias; 1 unexpected: extra\\n; 2 unfit: .*visual.proj.*ln_final.bias"
     with pytest.raises(InputError, match=told):
         read_weights(tmp_path / "x.pt", "gelu")
 
@@ -308,7 +425,9 @@ def test_every_wrong_key_is_told_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "told"),
     [
-        ({}, "not the weights of a CLIP"),
+        ({}, "not the weights of a model that is read here .clip, siglip.: it holds no tensors"),
+        ({"a.b": np.zeros(3)}, "it holds tensors such as a.b"),
+        ({"visual.proj": np.zeros((3, 3))}, "not the weights of a CLIP: there is no text_projection"),
         ({"patch_embed.proj.weight": np.zeros(3)}, "UNICOM, an image teacher"),
         ({"vision_model.post_layernorm.weight": np.zeros(3)}, "give the folder, with its config.json"),
         ({"ln_final.weight": np.zeros(1280)}, "do not tell their number of heads"),
@@ -318,7 +437,7 @@ def test_every_wrong_key_is_told_at_once(tmp_path):
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_other_weights_are_told(tmp_path, tensors, told, suffix):
     path = tmp_path / f"x{suffix}"
-    tensors = openai_tensors() | tensors if "ln_final.weight" in tensors else tensors
+    tensors = openai_tensors(tmp_path) | tensors if "ln_final.weight" in tensors else tensors
     torch_file.write(path, tensors) if suffix == ".pt" else save_file(tensors, path)
     with pytest.raises(InputError, match=told):
         read_weights(path, "gelu")
@@ -326,19 +445,21 @@ def test_other_weights_are_told(tmp_path, tensors, told, suffix):
 
 def test_what_the_reference_cannot_be_is_not_written(tmp_path):
     path = tmp_path / "x.pth"
-    gelu = student.Weights(
-        ClipConfig(**CLIP.__dict__ | {"activation": "gelu"}), weights().tensors, config=recipe()
-    )
-    bare = student.Weights(CLIP, openai_tensors())
-    fewer = student.Weights(CLIP, openai_tensors(), config=recipe())
+    gelu, pixels = weights(activation="gelu"), weights(**PIXELS)
+    bare = Weights("clip", CLIP, {"params": towers()})
+    fewer = Weights("clip", CLIP, {"params": towers()}, config=recipe())
+    sigmoid = recipe()
+    sigmoid.loss.sigmoid.weight = 1.0
     for unfit, told in (
         (gelu, "quick_gelu"),
+        (pixels, "CLIP's pixels"),
+        (weights(sigmoid), "has no sigmoid loss"),
         (bare, "has heads and a recipe"),
         (fewer, r"the heads \('cross', 'uni'\)"),
     ):
         with pytest.raises(InputError, match=told):
             write_weights(path, unfit)
-    with pytest.raises(InputError, match=r"\.onnx is none of"):
+    with pytest.raises(InputError, match=r"\.onnx is none of .*: \.pt, \.pth, \.safetensors, and a folder"):
         write_weights(tmp_path / "x.onnx", weights())
     assert not any(tmp_path.iterdir())
 
@@ -347,24 +468,44 @@ def test_what_the_reference_cannot_be_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", OUT)
-def test_init_from_takes_every_format(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("cusa_jax.experiment.VOCAB_SIZE", CLIP.vocab_size)
+def test_a_training_starts_from_what_the_weights_have(tmp_path, suffix):
     write_weights(tmp_path / f"w{suffix}", weights())
-    config = recipe()
-    config.init_from, config.model.activation = str(tmp_path / f"w{suffix}"), "quick_gelu"
-    model, variables = build_model(config)
-    loaded = variables["params"]
-    assert model.clip == CLIP
-    same = {module: params()[module] for module in (params() if suffix in HEADED else ("image", "text"))}
-    assert_same_params({module: jax.device_get(loaded[module]) for module in same}, same)
-    fresh = loaded["uni_image"]["linear"]["kernel"]
-    assert (np.std(fresh) < 0.03) == (suffix not in HEADED)
+    read = read_weights(tmp_path / f"w{suffix}", "quick_gelu")
+    fresh = jax.jit(clip.student(CLIP, Options()).init)(jax.random.key(0))
+    start = start_from(read, fresh)["params"]
+    here = params() if suffix in HEADED else towers()
+    assert_same_params({module: start[module] for module in here}, here)
+    assert all(start[module] is fresh["params"][module] for module in start.keys() - here.keys())
+    assert start.keys() == fresh["params"].keys()
+    assert dict(read.scalars) == (learned(recipe()) if suffix in HEADED else {})
 
 
-def test_heads_that_the_losses_do_not_use_stay_behind(tmp_path):
-    write_weights(tmp_path / "w.pth", weights())
-    kept = read_params(read_weights(tmp_path / "w.pth"), ("cross",), "w.pth")
-    assert sorted(kept) == ["cross_image", "cross_text", "image", "text"]
+def test_heads_that_the_losses_do_not_use_stay_behind():
+    fresh = jax.eval_shape(clip.student(CLIP, Options(heads=("cross",))).init, jax.random.key(0))
+    start = start_from(weights(), fresh)["params"]
+    assert sorted(start) == ["cross_image", "cross_text", "image", "text"]
+
+
+# --- another family -------------------------------------------------------------------------------------------
+
+
+def test_a_family_adds_its_own_format(tmp_path, monkeypatch):
+    """A folder that no format of ours takes, by the content of its config.json."""
+    (tmp_path / "config.json").write_text('{"model_type": "blip", "text_config": {}, "vision_config": {}}')
+    with pytest.raises(
+        InputError, match=r"config\.json says model_type 'blip'; read are folders of clip, siglip$"
+    ):
+        read_weights(tmp_path)
+    theirs = Format(
+        "its folder",
+        "blip",
+        recognises=lambda source: source.config.get("model_type") == "blip",
+        read=lambda source: Weights("blip", source.path, {"params": {}}),
+    )
+    monkeypatch.setitem(FORMATS, "blip", theirs)
+    assert read_weights(tmp_path).sizes == tmp_path
+    with pytest.raises(InputError, match=r"\.pt is none of the ways to write a blip model: \.safetensors$"):
+        write_weights(tmp_path / "x.pt", Weights("blip", CLIP, {"params": {}}))
 
 
 # --- damage ---------------------------------------------------------------------------------------------------
@@ -390,10 +531,7 @@ def test_damage_is_an_input_error_or_harmless(tmp_path, form):
 
 
 def test_damaged_training_folder(tmp_path):
-    config = recipe()
-    checkpoints = Checkpoints(tmp_path / "run", {"config": config.to_dict(), "clip": CLIP.__dict__}, keep=1)
-    checkpoints.save_best(7, state(), {"r_mean": 1.0})
-    checkpoints.close()
+    save_best(tmp_path / "run", recipe())
     largest = max((tmp_path / "run/best").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 4

@@ -1,18 +1,23 @@
 """CLIP folders of Hugging Face against transformers' own Flax CLIP."""
 
 import json
+from pathlib import Path
 
+import golden
 import jax
 import numpy as np
 import pytest
 from flax import traverse_util
 from safetensors.numpy import load_file, save_file
-from transformers import CLIPConfig, FlaxCLIPModel
+from transformers import CLIPConfig, CLIPTokenizer, FlaxCLIPModel
 
+from cusa_jax.data.tokenize import ClipTokenizer
 from cusa_jax.errors import InputError
-from cusa_jax.models.dual_encoder import DualEncoder, init_variables
-from cusa_jax.weights.huggingface import read_clip
-from cusa_jax.weights.openai import clip_variables
+from cusa_jax.models import clip
+from cusa_jax.models.clip import PRESETS
+from cusa_jax.models.student import Options
+from cusa_jax.weights.formats import load_model, read_weights, write_weights
+from cusa_jax.weights.hub import Weights
 
 TEXT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,
         "vocab_size": 99, "max_position_embeddings": 12, "eos_token_id": 98, "bos_token_id": 97}  # fmt: skip
@@ -45,23 +50,17 @@ def folder(theirs, tmp_path_factory):
     return path
 
 
-def read(folder):
-    config, tensors = read_clip(folder)
-    model = DualEncoder(config, cross_heads=False, uni_heads=False)
-    template = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
-    return model, clip_variables(tensors, config, template, folder)["params"]
-
-
 def test_features_equal_those_of_transformers(folder, theirs):
-    model, params = read(folder)
+    student, variables = load_model(folder)
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
     tokens = np.array([[97, 5, 6, 98, *[0] * 8], [97, *range(1, 11), 98]], np.int32)
-    ours = model.apply({"params": params}, pixels, tokens[[0, 1, 1]])
+    image, _ = student.embed(variables, "image", pixels)
+    text, _ = student.embed(variables, "text", tokens)
     np.testing.assert_allclose(
-        ours.cross_image, theirs.get_image_features(pixels.transpose(0, 3, 1, 2)), rtol=1e-4, atol=1e-5
+        image, theirs.get_image_features(pixels.transpose(0, 3, 1, 2)), rtol=1e-4, atol=1e-5
     )
-    np.testing.assert_allclose(ours.cross_text[:2], theirs.get_text_features(tokens), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(text, theirs.get_text_features(tokens), rtol=1e-4, atol=1e-5)
 
 
 def damaged(folder, tmp_path, change):
@@ -78,8 +77,8 @@ def test_every_key_that_does_not_fit_is_named_at_once(folder, tmp_path):
         tensors["text_model.extra"] = np.zeros(3, np.float32)
         tensors["text_projection.weight"] = np.zeros((32, 3), np.float32)
 
-    with pytest.raises(InputError, match=r"visual.proj.*text_model.extra.*text_projection"):
-        read(damaged(folder, tmp_path, change))
+    with pytest.raises(InputError, match=r"visual_projection.*text_model.extra.*text_projection"):
+        read_weights(damaged(folder, tmp_path, change))
 
 
 def test_towers_with_different_activations_are_refused(folder, tmp_path):
@@ -88,7 +87,7 @@ def test_towers_with_different_activations_are_refused(folder, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(raw))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     with pytest.raises(InputError, match="hidden_act"):
-        read_clip(tmp_path)
+        read_weights(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +96,76 @@ def test_towers_with_different_activations_are_refused(folder, tmp_path):
 def test_a_config_that_is_none_is_one_line(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json"):
-        read_clip(tmp_path)
+        read_weights(tmp_path)
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"config\.json: no such file"):
-        read_clip(tmp_path)
+    with pytest.raises(InputError, match=r"no config\.json in it"):
+        read_weights(tmp_path)
+
+
+def described(folder, tmp_path, **settings) -> Path:
+    """A copy of the folder with a preprocessor_config.json, as openai/clip-vit-base-patch32's."""
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    said = {"crop_size": 16, "do_center_crop": True, "do_normalize": True, "do_resize": True, "resample": 3, "size": 16,
+            "feature_extractor_type": "CLIPFeatureExtractor", **settings}  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
+    return tmp_path
+
+
+def test_pixels_are_those_that_the_folder_says(folder, tmp_path):
+    own = read_weights(
+        described(folder, tmp_path, image_mean=[0.5, 0.25, 0.125], image_std=[0.5, 0.5, 0.25])
+    ).sizes
+    assert (own.mean, own.std) == ((0.5, 0.25, 0.125), (0.5, 0.5, 0.25))
+    newer = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}, "do_rescale": True,
+             "rescale_factor": 0.00392156862745098, "pad_size": None, "do_convert_rgb": True}  # fmt: skip
+    clips = read_weights(described(folder, tmp_path, **newer)).sizes
+    assert clips == read_weights(folder).sizes
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", {"height": 16, "width": 16}),
+        ("size", 17),
+        ("crop_size", {"height": 16, "width": 20}),
+        ("resample", 2),
+        ("do_center_crop", False),
+        ("do_normalize", False),
+        ("rescale_factor", 1.0),
+        ("crop_pct", 0.9),
+    ],
+)
+def test_pixels_made_in_another_way_are_refused_by_name(folder, tmp_path, key, value):
+    with pytest.raises(InputError, match=rf"preprocessor_config\.json: {key}="):
+        read_weights(described(folder, tmp_path, **{key: value}))
+
+
+def test_sizes_that_no_model_has_are_refused_by_name(folder, tmp_path):
+    raw = json.loads((folder / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    for tower, key, value in (
+        ("text_config", "num_hidden_layers", -1e308),
+        ("vision_config", "image_size", 2**31),
+        ("vision_config", "num_hidden_layers", 2**63),
+        ("text_config", "vocab_size", "many"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(raw | {tower: raw[tower] | {key: value}}))
+        with pytest.raises(InputError, match=rf"config\.json: .*{key}"):
+            read_weights(tmp_path)
+
+
+def test_the_library_opens_the_tokenizer_that_is_written(tmp_path):
+    """Its ids are those of our own, which are the reference's."""
+    sizes = PRESETS["toy"]
+    student = clip.student(sizes, Options(heads=()))
+    variables = jax.device_get(golden.jit(student.init)(jax.random.key(0)))
+    write_weights(tmp_path / "toy", Weights("clip", sizes, variables))
+    theirs = CLIPTokenizer.from_pretrained(tmp_path / "toy")
+    ours = ClipTokenizer()
+    for text in ("two dogs on grass", "a photo of a naïve café, it's 42!", ""):
+        ids = theirs(text)["input_ids"]
+        assert ids == [ours.sot, *ours.encode(text), ours.eot]
+    assert theirs.model_max_length == 77

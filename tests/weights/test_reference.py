@@ -252,3 +252,12 @@ def test_usa_gets_the_temperatures_that_it_borrowed_from_a_csa_that_is_off():
     assert own.loss.usa.teacher_tau.text.init == 0.7
     assert own.loss.usa.teacher_tau.shared
     assert config.loss.usa.teacher_tau.from_csa
+
+
+def test_a_term_that_the_reference_does_not_know_is_not_written():
+    config = reference.config_of(whole(), "x.yaml")
+    config.loss.sigmoid.weight = 1.0
+    with pytest.raises(
+        InputError, match=r"the reference has no sigmoid loss; set config\.loss\.sigmoid\.weight=0"
+    ):
+        reference.yaml_of(config)

@@ -1,9 +1,12 @@
 """PyTorch's zip files: what torch wrote is read bit by bit, what we write says the same, hostile files do nothing."""
 
+import argparse
 import io
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections import OrderedDict
 
@@ -171,6 +174,170 @@ def test_a_tensor_stays_inside_its_storage(tmp_path, offset, size, stride):
     path = archive(tmp_path / "x.pt", tensor_program(offset, size, stride), data__0=bytes(24))
     with pytest.raises(InputError, match="holds a tensor"):
         torch_file.read(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [
+        (0, (2**63,), (0,)), (2**63, (), ()), (0, (1,), (2**63,)), (0, (2**62, 4), (0, 0)), (0, (1.0,), (1,)),
+        (0, (True,), (1,)), (0, [2], [1]), (0, "12", "11"), (0, (1,) * 65, (1,) * 65), (6, (1,), (0,)),
+        (0.0, (1,), (1,)),
+    ],
+)  # fmt: skip
+def test_sizes_that_no_tensor_has_are_refused(tmp_path, offset, size, stride):
+    path = archive(tmp_path / "x.pt", tensor_program(offset, size, stride), data__0=bytes(24))
+    with pytest.raises(InputError, match="holds a tensor"):
+        torch_file.read(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride"),
+    [(2, (3,), (0,)), (5, (1, 1), (99, 2**40)), (6, (0, 5), (1, 1)), (3, (), ())],
+)
+def test_views_within_their_storage_are_what_numpy_makes(tmp_path, offset, size, stride):
+    numbers = np.arange(6, dtype=np.float32)
+    path = archive(tmp_path / "x.pt", tensor_program(offset, size, stride), data__0=numbers.tobytes())
+    strides = [4 * step if length > 1 else 0 for length, step in zip(size, stride, strict=True)]
+    truth = np.lib.stride_tricks.as_strided(numbers[offset:], size, strides)
+    np.testing.assert_array_equal(torch_file.read(path), truth, strict=True)
+
+
+def rebuild(storage: bytes, size=(6,), stride=(1,)) -> bytes:
+    """The program of a tensor, whatever its storage is made by."""
+    plain = b"".join(pickle.dumps(value, 2)[2:-1] for value in (0, size, stride))
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + plain + b"\x89NtR"
+
+
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x06tQ"
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        rebuild(STORAGE, (6,), (0,)),
+        b"ctorch\nFloatStorage\n",
+        b"C\x18" + bytes(24),
+        b"](K\x00K\x01e",
+        b"N",
+        b"cnumpy.core.multiarray\n_reconstruct\n)R",
+    ],
+    ids=["tensor", "dtype", "bytes", "list", "none", "array"],
+)
+def test_a_tensor_is_a_view_of_a_storage_alone(tmp_path, storage):
+    honest = archive(tmp_path / "x.pt", b"\x80\x03" + rebuild(STORAGE) + b".", data__0=bytes(24))
+    assert torch_file.read(honest).shape == (6,)
+    path = archive(tmp_path / "x.pt", b"\x80\x03" + rebuild(storage) + b".", data__0=bytes(24))
+    with pytest.raises(InputError, match="not a view of a storage; refused"):
+        torch_file.read(path)
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [("storage", "f4", "0", "cpu", 6), ("module", None, "0", "cpu", 6), ("storage", None, 0, "cpu", 6), (), "storage"],
+)  # fmt: skip
+def test_a_storage_is_named_as_torch_names_it(tmp_path, identifier):
+    path = archive(
+        tmp_path / "x.pt", b"\x80\x02" + pickle.dumps(identifier, 2)[2:-1] + b"Q.", data__0=bytes(24)
+    )
+    with pytest.raises(InputError, match=r"as torch.save does not|damaged"):
+        torch_file.read(path)
+
+
+TEXT = b"X" + (200_000).to_bytes(4, "little") + b"a" * 200_000
+LIST = b"](" + b"K\x00" * 100_000 + b"e"
+KEYS = b"}(" + b"".join(b"M" + n.to_bytes(2, "little") + b"N" for n in range(40_000)) + b"u"
+UNICODE_DTYPE = (
+    b"cnumpy\ndtype\n(X\x05\x00\x00\x00U9999\x89\x88tR"
+    b"(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+)
+WIDE = b"B" + (39996).to_bytes(4, "little") + b"a\0\0\0" * 9999
+AMPLIFIED = {
+    # what is put into the memo at 200 and 201, and what is then done 20,000 times
+    "encode": (b"c_codecs\nencode\nq\xc8" + TEXT + b"X\x06\x00\x00\x00latin1\x86q\xc9", b"h\xc8h\xc9R"),
+    "size": (b"ctorch\nSize\nq\xc8" + TEXT + b"\x85q\xc9", b"h\xc8h\xc9R"),
+    "size_of_numbers": (b"ctorch\nSize\nq\xc8(" + b"K\x00" * 100_000 + b"t\x85q\xc9", b"h\xc8h\xc9R"),
+    "list": (b"ctorch.jit._pickle\nbuild_intlist\nq\xc8" + LIST + b"\x85q\xc9", b"h\xc8h\xc9R"),
+    "list_of_text": (b"ctorch.jit._pickle\nbuild_intlist\nq\xc8" + TEXT + b"\x85q\xc9", b"h\xc8h\xc9R"),
+    "device": (b"ctorch\ndevice\nq\xc8(" + b"K\x00" * 100_000 + b"tq\xc9", b"h\xc8h\xc9R"),
+    "arguments_of_text": (b"ctorch\ndevice\nq\xc8" + TEXT + b"q\xc9", b"h\xc8h\xc9R"),
+    "module": (b"c__torch__\nA\nq\xc8" + KEYS + b"q\xc9", b"h\xc8)Rh\xc9b"),
+    "namespace": (b"cargparse\nNamespace\nq\xc8" + KEYS + b"q\xc9", b"h\xc8)\x81h\xc9b"),
+    "scalar": (
+        b"cnumpy.core.multiarray\nscalar\nq\xc8" + UNICODE_DTYPE + WIDE + b"\x86q\xc9", b"h\xc8h\xc9R",
+    ),
+    "same_text": (TEXT + b"q\xc8", b"h\xc8"),
+    "same_list": (LIST + b"q\xc8", b"h\xc8"),
+    "same_tensor": (rebuild(STORAGE) + b"q\xc8", b"h\xc8"),
+}  # fmt: skip
+READ = """
+import resource, sys
+from pathlib import Path
+from cusa_jax.errors import InputError
+from cusa_jax.weights import torch_file
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+for path in map(Path, sys.argv[1:]):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        torch_file.read(path)
+    except InputError as error:
+        print(error)
+    print(path.stem, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_memory_is_in_proportion_to_the_file(tmp_path):
+    for kind, (first, again) in AMPLIFIED.items():
+        program, storage = b"\x80\x03" + first + b"](" + again * 20_000 + b"e.", bytes(24)
+        if kind == "same_tensor":
+            storage = bytes(4 * 250_000)
+            program = program.replace(b"K\x06t", b"J" + (250_000).to_bytes(4, "little") + b"t")
+            program = program.replace(b"K\x06\x85", b"J" + (250_000).to_bytes(4, "little") + b"\x85")
+        archive(tmp_path / f"{kind}.pt", program, data__0=storage)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, *(str(tmp_path / f"{kind}.pt") for kind in AMPLIFIED)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    for kind, message, mebibytes in zip(AMPLIFIED, lines[::2], lines[1::2], strict=True):
+        assert message.startswith(f"{tmp_path / kind}.pt: ")
+        assert "MemoryError" not in message
+        assert mebibytes.split()[0] == kind
+        assert int(mebibytes.split()[1]) < 64, kind  # the files have half a megabyte
+
+
+def test_values_that_are_deep_or_share_without_bound_are_refused(tmp_path):
+    deep: list = []
+    for _ in range(100):
+        deep = [deep]
+    shared: list = [0]
+    for _ in range(40):
+        shared = [shared, shared]  # 2^40 paths
+    for value in (deep, shared, {"a": (deep,)}):
+        path = archive(tmp_path / "x.pt", pickle.dumps(value, 2))
+        with pytest.raises(InputError, match=r"nested as no model is|far more than the file is long"):
+            torch_file.read(path)
+    path = archive(tmp_path / "x.pt", b"\x80\x02" + b")" + b"\x85" * 300_000 + b".")
+    with pytest.raises(InputError, match="nested as no model is"):
+        torch_file.read(path)
+    itself = b"\x80\x02]q\x00(h\x00e."
+    with pytest.raises(InputError, match=r"far more|nested"):
+        torch_file.read(archive(tmp_path / "x.pt", itself))
+
+
+def test_a_namespace_is_its_options(tmp_path):
+    options = argparse.Namespace(batch_size=128, data_name="f30k_precomp", lr=0.0002, self_attention=None)
+    for protocol in (2, 4):
+        path = archive(tmp_path / "x.pt", pickle.dumps({"opt": options}, protocol))
+        read = torch_file.read(path)["opt"]
+        assert isinstance(read, torch_file.Namespace)
+        assert read == vars(options)
+
+
+@pytest.mark.parametrize("state", [b"](K\x01K\x02e", b"N", b"((K\x01K\x02tt"])
+def test_attributes_are_a_dict(tmp_path, state):
+    program = b"\x80\x02cargparse\nNamespace\n)\x81" + state + b"b."
+    with pytest.raises(InputError, match="attributes are no dict"):
+        torch_file.read(archive(tmp_path / "x.pt", program))
 
 
 @pytest.mark.parametrize(

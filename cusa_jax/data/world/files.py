@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -52,20 +55,57 @@ def write(
     if _is_written(folder, arguments):
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder}: the embedded world cannot be written here ({error.strerror})") from error
-    try:
-        _write_draft(draft, arguments)
-        draft.chmod(0o755)  # mkdtemp's is 0700
-        draft.rename(folder)
+        with _new_draft(folder) as draft:
+            _write_draft(draft, arguments)
+            draft.chmod(0o755)  # mkdtemp's is 0700
+            draft.rename(folder)
     except OSError as error:
         if not _is_written(folder, arguments):  # else another process was faster
             raise InputError(f"{folder}: the embedded world cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+@contextlib.contextmanager
+def _new_draft(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that is gone at the end, if it has not been renamed.
+
+    Its lock lives as long as this process: drafts of killed runs have none, and are removed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{folder.name}.draft-"
+    # While it holds the parent, nobody takes a draft that has no lock yet for a dead one.
+    with _locked(folder.parent, wait=True):
+        for old in folder.parent.glob(f"{glob.escape(prefix)}*"):
+            with _locked(old) as dead:
+                if dead:
+                    shutil.rmtree(old, ignore_errors=True)
+        draft = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+        alive = contextlib.ExitStack()
+        alive.enter_context(_locked(draft))
+    with alive:
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this process has the lock of a folder, which it then keeps to the end; file systems may have none."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # gone meanwhile, or no folder of ours
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        held = True
+    except OSError:
+        held = False
+    try:
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 def _is_written(folder: Path, arguments: dict) -> bool:

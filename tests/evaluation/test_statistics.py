@@ -6,7 +6,8 @@ from scipy import stats
 
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation import bootstrap
-from cusa_jax.evaluation.figures import Figures, average, mean, median, pearson, side_by_side, spearman, total
+from cusa_jax.evaluation.result import Result, side_by_side
+from cusa_jax.evaluation.statistics import average, mean, median, pearson, spearman, total
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -48,7 +49,7 @@ def test_values_that_share_a_unit_are_drawn_together():
 
 def test_interval_covers_what_theory_says():
     values = RNG.random(2000) < 0.3
-    found = bootstrap.intervals(Figures("image", (2000,), {"r1": mean(values, scale=100)}))["r1"]
+    found = bootstrap.intervals(Result("image", (2000,), {"r1": mean(values, scale=100)}))["r1"]
     error = 100 * values.std() / np.sqrt(2000)
     assert found.value == pytest.approx(100 * values.mean())
     assert found.low == pytest.approx(found.value - 1.96 * error, abs=0.25 * error)
@@ -57,25 +58,25 @@ def test_interval_covers_what_theory_says():
 
 def test_strata_are_resampled_by_themselves():
     """Within a stratum nothing varies here, so the figure cannot."""
-    found = bootstrap.intervals(Figures("pair", (30, 70), {"m": mean(np.repeat([0.0, 1.0], [30, 70]))}))["m"]
+    found = bootstrap.intervals(Result("pair", (30, 70), {"m": mean(np.repeat([0.0, 1.0], [30, 70]))}))["m"]
     assert (found.low, found.high) == (0.7, 0.7)
 
 
 def test_the_order_of_memory_does_not_change_the_numbers(monkeypatch):
-    figures = Figures("image", (N,), {"m": mean(X)})
-    whole = bootstrap.intervals(figures)
+    results = Result("image", (N,), {"m": mean(X)})
+    whole = bootstrap.intervals(results)
     monkeypatch.setattr(bootstrap, "_CHUNK", 100 * N)
-    assert bootstrap.intervals(figures) == whole
+    assert bootstrap.intervals(results) == whole
 
 
 def pair_of(first, second, name="r1"):
-    return tuple(Figures("image", (len(first),), {name: mean(values)}) for values in (first, second))
+    return tuple(Result("image", (len(first),), {name: mean(values)}) for values in (first, second))
 
 
 def test_pairing_sees_what_separate_intervals_do_not():
     values = RNG.random(500)
     first, second = pair_of(values, values + 0.01 + 0.001 * RNG.standard_normal(500))
-    alone = [bootstrap.intervals(figures)["r1"] for figures in (first, second)]
+    alone = [bootstrap.intervals(results)["r1"] for results in (first, second)]
     paired = bootstrap.differences(first, second)["r1"]
     assert alone[0].high > alone[1].low
     assert paired.value == pytest.approx(0.01, abs=0.001)
@@ -105,14 +106,14 @@ def test_only_the_same_units_can_be_paired():
 
 
 def test_a_figure_that_no_resample_has_is_nan_and_not_a_number():
-    found = bootstrap.intervals(Figures("pair", (1,), {"s": spearman(np.ones(1), np.ones(1))}))["s"]
+    found = bootstrap.intervals(Result("pair", (1,), {"s": spearman(np.ones(1), np.ones(1))}))["s"]
     assert all(np.isnan([found.value, found.low, found.high]))
 
 
 def test_parts_keep_their_units():
     parts = {
-        "a": Figures("image", (N,), {"m": mean(X)}),
-        "": Figures("image", (N,), {"m": mean(Y)}, notes=("n",)),
+        "a": Result("image", (N,), {"m": mean(X)}),
+        "": Result("image", (N,), {"m": mean(Y)}, notes=("n",)),
     }
     whole = side_by_side("image", parts)
     assert whole.strata == (N, N)

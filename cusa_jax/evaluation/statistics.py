@@ -1,4 +1,4 @@
-"""A figure of a protocol as a function of how often each unit counts, so that it can be bootstrapped exactly.
+"""Statistics as functions of how often each unit counts, so that they can be bootstrapped exactly.
 
 A unit is what was sampled: an image with its captions, a query image, a rated pair. With every weight 1 a
 statistic is the official number; with the counts of a resample it is the number of that resample.
@@ -6,33 +6,12 @@ statistic is the official number; with the counts of a resample it is the number
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
-Statistic = Callable[[np.ndarray], np.ndarray]  # weights float64 [B, units] -> [B]
-
-
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """The named figures of one suite.
-
-    unit: what a unit is, for people. strata: how many units there are in each group that is resampled by itself.
-    statistics: name -> statistic over all units, stratum after stratum.
-    head: which features were compared. notes: what a reader must know: ties, partial galleries, left-out queries.
-    """
-
-    unit: str
-    strata: tuple[int, ...]
-    statistics: dict[str, Statistic]
-    head: str = ""
-    notes: tuple[str, ...] = ()
-
-    def values(self) -> dict[str, float]:
-        """The official numbers."""
-        ones = np.ones((1, sum(self.strata)))
-        return {name: float(statistic(ones)[0]) for name, statistic in self.statistics.items()}
+# Weights float64 [B, units] -> [B].
+Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 def mean(
@@ -76,33 +55,18 @@ def pearson(x: np.ndarray, y: np.ndarray) -> Statistic:
 
 
 def average(statistics: list[Statistic], shares: np.ndarray | None = None) -> Statistic:
-    """The mean of several figures, weighted by their `shares`."""
+    """The mean of several statistics, weighted by their `shares`."""
     return lambda weights: np.average([part(weights) for part in statistics], axis=0, weights=shares)
 
 
 def total(statistics: list[Statistic]) -> Statistic:
-    """The sum of several figures."""
+    """The sum of several statistics."""
     return lambda weights: np.sum([part(weights) for part in statistics], axis=0)
 
 
 def within(statistic: Statistic, units: slice) -> Statistic:
     """A statistic of some of the units, as one of all."""
     return lambda weights: statistic(weights[:, units])
-
-
-def side_by_side(unit: str, parts: Mapping[str, Figures], **rest) -> Figures:
-    """Figures of separate units as one suite, names prefixed with the part's."""
-    statistics: dict[str, Statistic] = {}
-    strata: tuple[int, ...] = ()
-    for prefix, part in parts.items():
-        here = slice(sum(strata), sum(strata) + sum(part.strata))
-        statistics |= {
-            "_".join(filter(None, (prefix, name))): within(statistic, here)
-            for name, statistic in part.statistics.items()
-        }
-        strata += part.strata
-    notes = tuple(note for part in parts.values() for note in part.notes)
-    return Figures(unit, strata, statistics, notes=notes, **rest)
 
 
 def _weighted_ranks(values: np.ndarray) -> Statistic:

@@ -9,7 +9,8 @@ from typing import Any
 
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.bootstrap import RESAMPLES, SEED, Difference, Interval, differences, intervals
-from cusa_jax.evaluation.figures import Figures
+from cusa_jax.evaluation.result import Result
+from cusa_jax.evaluation.suites import SUITES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Evaluated:
     """One model in every suite. skipped: why others are missing. architecture: the preset with its sizes, else None."""
 
     model: str
-    figures: dict[str, Figures]
+    results: dict[str, Result]
     skipped: dict[str, str]
     architecture: str | None = None
 
@@ -33,13 +34,13 @@ def record(evaluated: Evaluated) -> dict[str, Any]:
         "architecture": evaluated.architecture,
         "suites": {
             suite: {
-                "head": figures.head,
-                "unit": figures.unit,
-                "units": sum(figures.strata),
-                "notes": list(figures.notes),
-                "metrics": {metric: _json(interval) for metric, interval in intervals(figures).items()},
+                "head": result.head,
+                "unit": result.unit,
+                "units": sum(result.strata),
+                "notes": list(result.notes),
+                "metrics": {key: _json(interval) for key, interval in intervals(result).items()},
             }
-            for suite, figures in evaluated.figures.items()
+            for suite, result in evaluated.results.items()
         },
         "skipped": evaluated.skipped,
         "bootstrap": {"level": 0.95, "resamples": RESAMPLES, "seed": SEED},
@@ -52,21 +53,23 @@ def comparison(first: Evaluated, second: Evaluated) -> dict[str, Any]:
     {"differences": {suite: {metric: {"value", "low", "high", "verdict"}}}, "not_compared": {suite: why}}
     """
     compared: dict[str, Any] = {"differences": {}, "not_compared": {}}
-    for suite in (suite for suite in first.figures if suite in second.figures):
+    for suite, result in first.results.items():
+        if suite not in second.results:
+            continue
+        own = SUITES[suite].metrics if suite in SUITES else ()
         try:
-            found = differences(first.figures[suite], second.figures[suite])
+            paired = differences(result, second.results[suite], own)
         except InputError as error:
             compared["not_compared"][suite] = str(error)
             continue
         compared["differences"][suite] = {
-            metric: {**_json(difference), "verdict": difference.verdict}
-            for metric, difference in found.items()
+            key: {**_json(difference), "verdict": difference.verdict} for key, difference in paired.items()
         }
     return compared
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """One model's results as text: a block a suite, a figure a line with its 95 % interval, then the notes."""
+    """One model's results as text: a block a suite, a metric a line with its 95 % interval, then the notes."""
     lines = [f"{results['model']} (95 % intervals from {results['bootstrap']['resamples']} resamples)"]
     for suite, part in results["suites"].items():
         lines += ["", f"{suite}: {part['head']}, {part['units']} {part['unit']}s"]

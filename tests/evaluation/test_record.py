@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from cusa_jax.evaluation.figures import Figures, mean
-from cusa_jax.evaluation.results import Evaluated, comparison, comparison_table
+from cusa_jax.evaluation.record import Evaluated, comparison, comparison_table
+from cusa_jax.evaluation.result import Result
+from cusa_jax.evaluation.statistics import mean
 
 
 def of(values):
-    return Figures("image", (len(values),), {"r1": mean(np.array(values, float), scale=100)})
+    return Result("image", (len(values),), {"r1": mean(np.array(values, float), scale=100)})
 
 
 def test_other_images_are_not_compared_and_hide_no_other_suite():

@@ -1,12 +1,13 @@
-"""The teachers' own encoders (MPNet, UNICOM) as folders: config.json and model.safetensors.
+"""Checkpoints of the encoders that are defined here, MPNet and UNICOM: folders of config.json and model.safetensors.
 
-The safetensors keys are the official ones, so that a downloaded checkpoint and one saved here load alike.
+The tensors have their official names, so that a downloaded checkpoint and one saved here load alike.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import MOST_LAYERS
 from cusa_jax.teachers import mpnet, unicom
 from cusa_jax.types import Params
 from cusa_jax.weights import torch_file, torch_layout
@@ -24,14 +26,20 @@ Config = mpnet.MPNetConfig | unicom.UnicomConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
-    """What distinguishes the encoders of one `model_type`."""
+class Format:
+    """What distinguishes the checkpoints of one `model_type`.
+
+    config: the dataclass of its sizes. key_table, ignored: as in `weights.torch_layout`.
+    init: config -> parameters, of which only the shapes are asked for. depth: config -> number of layers.
+    prefix: what some checkpoints put before every key.
+    """
 
     config: type
     key_table: Callable[[Any], dict[str, str]]
     ignored: Mapping[str, str]
-    init: Callable[[Any], Params]  # the parameters of a config; only their shapes are asked for
-    prefix: str = ""  # that some checkpoints put before every key
+    init: Callable[[Any], Params]
+    depth: Callable[[Any], int]
+    prefix: str = ""
 
 
 def _init_mpnet(config: mpnet.MPNetConfig) -> Params:
@@ -44,15 +52,28 @@ def _init_unicom(config: unicom.UnicomConfig) -> Params:
     return unicom.Unicom(config).init(jax.random.key(0), pixels)["params"]
 
 
-FAMILIES = {
-    "mpnet": Family(mpnet.MPNetConfig, mpnet.key_table, mpnet.IGNORED_KEYS, _init_mpnet, prefix="mpnet."),
-    "unicom": Family(unicom.UnicomConfig, unicom.key_table, unicom.IGNORED_KEYS, _init_unicom),
+FORMATS = {
+    "mpnet": Format(
+        mpnet.MPNetConfig,
+        mpnet.key_table,
+        mpnet.IGNORED_KEYS,
+        _init_mpnet,
+        depth=lambda config: config.num_hidden_layers,
+        prefix="mpnet.",
+    ),
+    "unicom": Format(
+        unicom.UnicomConfig,
+        unicom.key_table,
+        unicom.IGNORED_KEYS,
+        _init_unicom,
+        depth=lambda config: config.depth,
+    ),
 }
 
 
-def _whole(smallest: int) -> Callable[[Any], int]:
+def _whole(smallest: int, largest: float = math.inf) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
+        if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
             raise ValueError
         return value
 
@@ -67,6 +88,7 @@ def _channels(value: Any) -> tuple[float, ...]:
 # How a field of a config is read from JSON, by its annotation, and what to call it in a message.
 FIELD_KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
     "int": (_whole(1), "a whole number from 1"),
+    "LayerCount": (_whole(1, MOST_LAYERS), f"a whole number from 1 to {MOST_LAYERS}"),
     "TokenId": (_whole(0), "a whole number from 0"),
     "float": (float, "a number"),
     "str": (str, "a text"),
@@ -77,9 +99,9 @@ FIELD_KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
 def save(folder: str | Path, config: Config, params: Params) -> None:
     """Writes config.json and model.safetensors; the dtypes of `params` are kept (float16 halves the file)."""
     folder = Path(folder)
-    model_type, family = next(item for item in FAMILIES.items() if item[1].config is type(config))
+    model_type, format_ = next(item for item in FORMATS.items() if item[1].config is type(config))
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = torch_layout.to_torch(params, family.key_table(config))
+    tensors = torch_layout.to_torch(params, format_.key_table(config))
     torch_layout.write_safetensors(folder / "model.safetensors", tensors)
     # Last, because a folder without config.json is not taken for a teacher.
     described = {"model_type": model_type} | dataclasses.asdict(config)
@@ -87,13 +109,13 @@ def save(folder: str | Path, config: Config, params: Params) -> None:
 
 
 def load(folder: Path, raw_config: Mapping[str, Any]) -> tuple[Any, Params]:
-    """Config and float32 parameters of a folder whose config.json, already read, names one of FAMILIES.
+    """Config and float32 parameters of a folder whose config.json, already read, names one of FORMATS.
 
     Raises InputError where the config is incomplete or the weights are not those that it describes.
     """
-    family = FAMILIES[raw_config["model_type"]]
-    config = _parse_config(family.config, raw_config, folder / "config.json")
-    return config, _params(family, config, torch_layout.read_folder(folder), folder)
+    format_ = FORMATS[raw_config["model_type"]]
+    config = _parse_config(format_.config, raw_config, folder / "config.json")
+    return config, _params(format_, config, torch_layout.read_folder(folder), folder)
 
 
 def read_unicom(path: Path) -> tuple[unicom.UnicomConfig, Params]:
@@ -103,15 +125,31 @@ def read_unicom(path: Path) -> tuple[unicom.UnicomConfig, Params]:
         config = unicom.config_of(tensors)
     except (KeyError, ValueError, ArithmeticError) as error:
         raise InputError(f"{path}: not the weights of UNICOM ({' '.join(map(str, error.args))})") from error
-    return config, _params(FAMILIES["unicom"], config, tensors, path)
+    return config, _params(FORMATS["unicom"], config, tensors, path)
 
 
-def _params(family: Family, config: Config, tensors: Mapping[str, np.ndarray], where: Path) -> Params:
-    named = {key.removeprefix(family.prefix): tensor for key, tensor in tensors.items()}
-    template = jax.eval_shape(lambda: family.init(config))
+def _params(format_: Format, config: Config, tensors: Mapping[str, np.ndarray], where: Path) -> Params:
+    check_depth(format_.depth(config), tensors, where)
+    named = {key.removeprefix(format_.prefix): tensor for key, tensor in tensors.items()}
+    try:
+        template = jax.eval_shape(lambda: format_.init(config))
+    except (ArithmeticError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{where}: config.json describes a model that cannot be built ({reason})") from error
     return torch_layout.from_torch(
-        named, template, family.key_table(config), ignored=family.ignored, where=where
+        named, template, format_.key_table(config), ignored=format_.ignored, where=where
     )
+
+
+def check_depth(layers: int, tensors: Mapping[str, np.ndarray], where: Path) -> None:
+    """Raises InputError where a model has far more layers than its file has tensors: to build 2⁶³ would never end.
+
+    Some models use a tensor in several layers (ALBERT: in 24).
+    """
+    if layers > 24 * len(tensors):
+        raise InputError(
+            f"{where}: {layers} layers cannot be made of the {len(tensors)} tensors of the weights"
+        )
 
 
 def _parse_config(kind: type, raw: Mapping[str, Any], path: Path) -> Any:

@@ -1,0 +1,66 @@
+"""Where the images of a split are: in files, in records, anywhere that a number leads to.
+
+A source is sent to the loader processes, so it must be picklable; what it opens, it opens where it is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from cusa_jax.data.images import open_image, preprocess
+from cusa_jax.errors import InputError
+from cusa_jax.inputs import ImageInputs, Pixels
+
+
+class ImageSource(Protocol):
+    """M images by their numbers.
+
+    names: of each image, for messages; paths, where the images are files.
+    """
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, image: int, *specs: ImageInputs) -> list[np.ndarray]:
+        """One image as each of `specs`, an array of its shape and dtype; decoded once.
+
+        Raises InputError, which names the image, where it cannot be read, or never as such.
+        """
+
+    def picture(self, image: int) -> Image.Image:
+        """What a person is shown. Raises InputError where there is nothing to show."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """Image n is the file paths[n]. as_shown: as viewers show it (`open_image`)."""
+
+    paths: Sequence[Path]
+    as_shown: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        return [str(path) for path in self.paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, image: int, *specs: ImageInputs) -> list[np.ndarray]:
+        picture = self.picture(image)
+        return [preprocess(picture, self._pixels(image, spec)) for spec in specs]
+
+    def picture(self, image: int) -> Image.Image:
+        return open_image(self.paths[image], self.as_shown)
+
+    def _pixels(self, image: int, spec: ImageInputs) -> Pixels:
+        if not isinstance(spec, Pixels):
+            raise InputError(f"{self.paths[image]}: is a picture, and the model takes features of regions")
+        return spec

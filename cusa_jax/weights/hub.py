@@ -1,0 +1,94 @@
+"""What every format is read to and written from: a model of any family, in our own names and layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cusa_jax.config import ConfigDict
+from cusa_jax.errors import InputError
+from cusa_jax.models import families
+from cusa_jax.models.student import Options, Student
+from cusa_jax.types import Params
+
+HEADS = ("cross", "uni")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A model, and what is known of it.
+
+    family, sizes: by which `models.families` makes it. What a file says of activation and pixels is in the sizes.
+    variables: {'params': …} and further collections, float32 numpy arrays, as its student's `init` names them.
+    heads: the pairs that are in the variables, of HEADS.
+    scalars: {'tau_contrastive': float32 []} as a training left them; {} of a pretrained model.
+    config: the recipe that they were trained with, where the file has it.
+    extras: tensors of the file that our models do not have and that go back into one, by our name for them:
+        'logit_scale' of a CLIP.
+    """
+
+    family: str
+    sizes: Any
+    variables: Params
+    heads: tuple[str, ...] = ()
+    scalars: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    config: ConfigDict | None = None
+    extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def towers(self) -> Params:
+        """The variables without the heads."""
+        modules = head_modules(self.heads)
+        return {
+            collection: {name: module for name, module in tree.items() if name not in modules}
+            for collection, tree in self.variables.items()
+        }
+
+    def student(self) -> Student:
+        """The model with the heads that there are."""
+        return families.make(self.family, self.sizes, Options(heads=self.heads))
+
+
+def start_from(weights: Weights, fresh: Params) -> Params:
+    """The variables of a training's start: module by module what the weights have, and `fresh` where they have none.
+
+    fresh: of the student that is trained, of the same family and sizes. Heads that it needs and the weights lack stay
+    as they are there; heads of the weights that it does not have are left out.
+    """
+    return {
+        collection: {
+            name: weights.variables.get(collection, {}).get(name, module) for name, module in modules.items()
+        }
+        for collection, modules in fresh.items()
+    }
+
+
+def head_modules(heads: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of pairs of heads among the modules of a dual encoder."""
+    return tuple(f"{kind}_{side}" for kind in heads for side in ("image", "text"))
+
+
+def heads_in(variables: Params) -> tuple[str, ...]:
+    """The pairs that variables hold."""
+    return tuple(kind for kind in HEADS if head_modules((kind,))[0] in variables["params"])
+
+
+def template(family: str, sizes: Any, heads: tuple[str, ...], where: str | Path) -> Params:
+    """Shapes of the variables of a model. Raises InputError, naming `where`, for sizes that make none."""
+    try:
+        return _template(family, sizes, heads)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{where}: sizes that make no model: {sizes} ({reason})") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _template(family: str, sizes: Any, heads: tuple[str, ...]) -> Params:
+    student = families.make(family, sizes, Options(heads=heads))
+    return jax.eval_shape(student.init, jax.random.key(0))
