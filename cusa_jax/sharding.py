@@ -1,4 +1,4 @@
-"""Where arrays live: one mesh, the batch split over all of it, parameters split over its `fsdp` axis.
+"""Sharding: one mesh, the batch split over all of it, parameters split over its `fsdp` axis.
 
 `jit` with NamedSharding does the rest, on one device, several, or several hosts.
 """

@@ -86,8 +86,8 @@ def step_rows(config: Any) -> Iterator[list[Row]]:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            told = f"{len(STEP.value)} steps of {setting.batch_size} rows do not fit; try fewer --step"
-            print(f"{setting.model.name}: {told}", end="\n\n", flush=True)
+            remedy = f"{len(STEP.value)} steps of {setting.batch_size} rows do not fit; try fewer --step"
+            print(f"{setting.model.name}: {remedy}", end="\n\n", flush=True)
 
 
 def losses_rows(config: Any) -> Iterator[list[Row]]:

@@ -93,8 +93,8 @@ def run(checkout: Path, yaml_file: Path) -> bool:
 
 def commit(checkout: Path) -> str:
     """The checkout's commit, or 'unknown' where it is no git clone."""
-    told = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True)
-    return told.stdout.strip() or "unknown"
+    answer = subprocess.run(["git", "-C", checkout, "rev-parse", "HEAD"], capture_output=True, text=True)
+    return answer.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

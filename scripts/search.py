@@ -59,8 +59,8 @@ def main(argv: list[str]) -> None:
 def build_index(photos: Path) -> None:
     if not CHECKPOINT.value or not OUT.value:
         raise InputError("index needs --checkpoint=WORKDIR, the model, and --out=INDEX, the file to write")
-    encoder, variables, found = load(CHECKPOINT.value, BATCH.value)
-    origin = index.Origin(str(photos), str(Path(CHECKPOINT.value).resolve()), found)
+    encoder, variables, fingerprint = load(CHECKPOINT.value, BATCH.value)
+    origin = index.Origin(str(photos), str(Path(CHECKPOINT.value).resolve()), fingerprint)
     try:
         done = index.update(Path(OUT.value), origin, encoder, variables)
     except KeyboardInterrupt:
@@ -82,8 +82,8 @@ def query(file: Path, text: str) -> None:
         raise InputError('query needs a text or a photo: query INDEX "two dogs on grass", or --image=FILE')
     origin, photos, embeddings = index.read(file, "uni" if IMAGE.value else "cross")
     checkpoint = CHECKPOINT.value or origin.checkpoint
-    encoder, variables, found = load(checkpoint, 1)
-    index.check_model(file, origin, found, checkpoint)
+    encoder, variables, fingerprint = load(checkpoint, 1)
+    index.check_model(file, origin, fingerprint, checkpoint)
     if IMAGE.value:
         asked = ImageFiles([Path(IMAGE.value)], as_shown=True)
         _, embedding = encoder.images(variables, np.stack(asked.read(0, encoder.student.inputs.image)))

@@ -129,11 +129,11 @@ def rows(config: Any, names: Sequence[str], sizes: Sizes, repeats: int, rate: fl
     calls = {name: planned.start(compiled[name]) for name, planned in plans.items()} if repeats else {}
     times = measure.time_rounds(calls, repeats) if repeats else {}
     base = times.get(BASE, Time()).seconds
-    found = []
+    rows = []
     for name in names:
         time = times.get(name, Time())
         flops = plans[name].flops()
-        found.append({
+        rows.append({
             "model": config.model.name, "dtype": config.model.dtype, "batch": config.batch_size,
             "tokens": sizes.student_tokens, "step": name, "s": time.seconds, "± s": time.spread,
             "pairs/s": config.batch_size / time.seconds, f"× {BASE}": time.seconds / base,
@@ -141,4 +141,4 @@ def rows(config: Any, names: Sequence[str], sizes: Sizes, repeats: int, rate: fl
             "of matmul rate": flops / time.seconds / (rate * jax.device_count()),
             "MiB a device": measure.peak_mebibytes(compiled[name]),
         })  # fmt: skip
-    return found
+    return rows

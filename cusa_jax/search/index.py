@@ -195,9 +195,9 @@ def _claim(index: sqlite3.Connection, file: Path, origin: Origin) -> None:
     check_model(file, theirs, origin.fingerprint, origin.checkpoint)
 
 
-def check_model(file: Path, origin: Origin, found: str, checkpoint: str) -> None:
+def check_model(file: Path, origin: Origin, fingerprint_here: str, checkpoint: str) -> None:
     """Raises InputError where the model of `checkpoint`, whose fingerprint is `found`, did not make the index."""
-    if origin.fingerprint != found:
+    if origin.fingerprint != fingerprint_here:
         raise InputError(
             f"{file}: was made with another model than {checkpoint} holds (then {origin.checkpoint}); "
             "embeddings of two models cannot be compared: index again, to another file"

@@ -20,12 +20,12 @@ def top_k(
     Returns (scores float32 [Q, k], item numbers int32 [Q, k]).
     """
     k, tile, block = min(k, len(items)), min(tile, len(items)), min(block, len(queries))
-    found = []
+    blocks = []
     for start in range(0, len(queries), block):
         rows = queries[start : start + block]
         best = _best(np.resize(rows, (block, queries.shape[1])), items, k, tile)
-        found.append([np.asarray(part)[: len(rows)] for part in best])
-    scores, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        blocks.append([np.asarray(part)[: len(rows)] for part in best])
+    scores, numbers = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     return scores, numbers
 
 

@@ -80,9 +80,9 @@ def _unrecognised(source: Source) -> str:
             )
         said = one_line(repr(source.config.get("model_type")))[:80]
         return f"{CONFIG} says model_type {said}; read are folders of {', '.join(_families())}"
-    for key, told in _OTHERS.items():
+    for key, reason in _OTHERS.items():
         if key in source.tensors:
-            return told
+            return reason
     names = list(source.tensors)[:3]
     held = one_line(f"tensors such as {', '.join(names)}") if names else "no tensors"
     return f"not the weights of a model that is read here ({', '.join(_families())}): it holds {held}"

@@ -88,9 +88,9 @@ class Original:
         state = self.model.state_dict()
         rng = np.random.default_rng(0)
         for name, tensor in state.items():
-            found = (tensors or {}).get(name)
-            if found is not None:
-                state[name] = found
+            given = (tensors or {}).get(name)
+            if given is not None:
+                state[name] = given
             elif "tau" not in name and (tensors is None or not name.startswith("clip_model.")):
                 state[name] = torch.as_tensor(_random(rng, name, tuple(tensor.shape)))
         self.model.load_state_dict(state)

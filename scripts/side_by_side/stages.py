@@ -153,17 +153,17 @@ def training_rows(
     original.model.load_state_dict(original.start)
     their_terms, their_taus = original.train(batches, steps_per_epoch=2)
     our_terms, our_taus, state = ours.train(batches)
-    told = f"{len(batches)} steps"
+    steps_taken = f"{len(batches)} steps"
     for column, name in enumerate(TERMS):
         if their_terms[:, column].any():
             yield Row(f"training: {name} loss", relative(our_terms[:, column], their_terms[:, column]),
-                      tolerance["step"], told)  # fmt: skip
+                      tolerance["step"], steps_taken)  # fmt: skip
     start = {name: tensor.numpy() for name, tensor in original.start.items()}
     for name in their_taus[0]:
         mine, theirs = (
             np.asarray([taus[name] for taus in side]) - start[name] for side in (our_taus, their_taus)
         )
-        yield Row(f"training: moves of {name}", relative(mine, theirs), tolerance["update"], told)
+        yield Row(f"training: moves of {name}", relative(mine, theirs), tolerance["update"], steps_taken)
     final = {name: tensor.numpy() for name, tensor in original.model.state_dict().items()}
     theirs = {
         name: _tested(name, final[name] - start[name].astype(final[name].dtype), ours) for name in final
@@ -173,7 +173,9 @@ def training_rows(
         name: _tested(name, tensor - start[name].astype(tensor.dtype), ours) for name, tensor in named.items()
     }
     for group, names in _grouped({name: theirs[name] for name in moved}):
-        yield Row(f"training: updates of {group}", _worst(moved, theirs, names), tolerance["update"], told)
+        yield Row(
+            f"training: updates of {group}", _worst(moved, theirs, names), tolerance["update"], steps_taken
+        )
 
 
 def evaluation_row(original: Original, ours: Ours, data: Data, images: int) -> Iterator[Row]:

@@ -41,7 +41,7 @@ def rows(
     memory anew in every step, and gets it more slowly where an earlier pair has left it in pieces.
     """
     torch.set_float32_matmul_precision("high")
-    found = []
+    rows = []
     for name, file in PAIRS.items():
         if name not in names:
             continue
@@ -51,14 +51,14 @@ def rows(
         calls |= _reference_steps(modules, raw, config, sizes, teacher=name != "contrastive")
         times = measure.time_rounds(calls, repeats)
         padded = PRESETS[config.model.name].context_length
-        found += [
+        rows += [
             {"model": config.model.name, "batch": config.batch_size,
              "tokens": sizes.student_tokens if label == ours else padded, "step": name,
              "of": label, "s": time.seconds, "± s": time.spread, "pairs/s": config.batch_size / time.seconds,
              "ours takes ×": times[ours].seconds / time.seconds}
             for label, time in times.items()
         ]  # fmt: skip
-    return found
+    return rows
 
 
 def _reference_steps(

@@ -48,10 +48,10 @@ def _names(split: str) -> tuple[str, ...]:
 
 
 def _hint(folder: Path, split: str) -> str:
-    if not (found := sorted(folder.glob("captions_*.json"))):
+    if not (files := sorted(folder.glob("captions_*.json"))):
         return ""
     return (
-        f"{found[0]}: COCO's own files do not say which images are of split '{split}'; "
+        f"{files[0]}: COCO's own files do not say which images are of split '{split}'; "
         f"call the one that is meant {split}.json, or get Karpathy's dataset_coco.json"
     )
 

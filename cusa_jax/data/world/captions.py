@@ -67,7 +67,7 @@ def sample_forms(
     """
     m = len(caption_image)
     present = scenes.present[caption_image]
-    told = np.minimum(
+    object_count = np.minimum(
         present.sum(1), 1 + (rng.random(m) < 0.55) + (rng.random(m) < 0.15 * specificity)
     )  # number of objects spoken of
     order = (rng.random(present.shape) + ~present).argsort(axis=1)[:, :, None]  # objects that are there first
@@ -77,10 +77,10 @@ def sample_forms(
     chance = np.array([0.40, 0.35, 0.10]) + np.array([0.55, 0.55, 0.35]) * specificity
     say = rng.random(objects.shape) < chance
     say[:, :, 0] |= ~say[:, :, 1]
-    say &= (np.arange(objects.shape[1]) < told[:, None])[:, :, None]
+    say &= (np.arange(objects.shape[1]) < object_count[:, None])[:, :, None]
 
     true_relation = (rng.random((m, len(RELATIONS))) * relations(cell[:, 0], cell[:, 1])).argmax(1)
-    say_relation = (told == 2) & (rng.random(m) < 0.5 * specificity)
+    say_relation = (object_count == 2) & (rng.random(m) < 0.5 * specificity)
     say_background = rng.random(m) < 0.45 * specificity
     return Forms(
         objects=np.where(say, objects, NONE).astype(np.int8),

@@ -133,16 +133,18 @@ def _is_written(folder: Path, arguments: dict) -> bool:
 def _write_draft(folder: Path, arguments: dict) -> None:
     (folder / "images").mkdir()
     options = {name: arguments[name] for name in ("seed", "image_size", "specificity")}
-    fingerprints, told = {}, {}
+    fingerprints, split_meanings = {}, {}
     for split, n_images in arguments["sizes"].items():
         drawn = generate(split, n_images, **options)
         fingerprints[split] = drawn.sha256()
-        told[split] = meanings(drawn.scenes)
+        split_meanings[split] = meanings(drawn.scenes)
         _write_split(folder, split, drawn)
-    train = set(told.pop("train", []))
+    train = set(split_meanings.pop("train", []))
     record = arguments | {
         "sha256": fingerprints,
-        "meanings_also_in_train": {split: sum(key in train for key in keys) for split, keys in told.items()},
+        "meanings_also_in_train": {
+            split: sum(key in train for key in keys) for split, keys in split_meanings.items()
+        },
     }
     (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
 

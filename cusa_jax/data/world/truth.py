@@ -62,5 +62,5 @@ def _shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _weight(facts: Scenes | Forms) -> np.ndarray:
-    told = (facts.objects != NONE) @ _WEIGHTS
-    return told.sum(1) + _BACKGROUND_WEIGHT * (facts.background != NONE)
+    of_objects = (facts.objects != NONE) @ _WEIGHTS
+    return of_objects.sum(1) + _BACKGROUND_WEIGHT * (facts.background != NONE)
