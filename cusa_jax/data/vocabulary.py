@@ -19,6 +19,7 @@ import numpy as np
 from cusa_jax.data.words import words
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.files import written_whole
+from cusa_jax.jsonfile import read_json
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
@@ -77,12 +78,7 @@ def build(captions: Iterable[str], threshold: int = THRESHOLD) -> Vocabulary:
 
 def read(file: Path) -> Vocabulary:
     """Raises InputError for what is no vocabulary: ids that are not 0, 1, …, or differ between its two tables."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not a vocabulary: no JSON ({error})") from error
+    content = read_json(file, "a vocabulary of SCAN or SGRAF is one")
     try:
         return _vocabulary(content)
     except (LookupError, TypeError, ValueError, AttributeError) as error:

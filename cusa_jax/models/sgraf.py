@@ -17,7 +17,7 @@ from flax import linen as nn
 from cusa_jax import similarity
 from cusa_jax.models.linen_student import LinenStudent
 from cusa_jax.models.region_word import Regions, SelfAttention, Words, is_word
-from cusa_jax.models.sgraf_sizes import SGRAF_PRESETS, SgrafSizes
+from cusa_jax.models.sgraf_sizes import SGRAF_PRESETS, SgrafSizes, inputs
 from cusa_jax.models.similarity_encoder import Encoding, SimilarityEncoder
 from cusa_jax.models.student import Encoded, Family, ModelState, Options, Rngs, Side, Variables
 from cusa_jax.types import Array, Similarities
@@ -121,7 +121,7 @@ def student(sizes: SgrafSizes, options: Options) -> SgrafStudent:
     """SGR or SAF; 'uni' of `options.heads` adds one layer a side for the uni-modal similarities."""
     module = Sgraf(sizes, "uni" in options.heads, options.remat, jnp.dtype(options.dtype))
     # The batch norms over regions look at all rows of a batch.
-    return SgrafStudent("sgraf", sizes, sizes.inputs, module, rows_independent=False)
+    return SgrafStudent("sgraf", sizes, inputs(sizes), module, rows_independent=False)
 
 
 FAMILY = Family(SgrafSizes, SGRAF_PRESETS, student)

@@ -15,16 +15,14 @@ VOCABULARY = {"f30k": 8481, "coco": 11353}  # words in the authors' vocabulary f
 class Sides:
     """Regions and words, and the space they are embedded in. The defaults are those of the paper, for Flickr30K.
 
-    regions, img_dim: of an image's features. vocabulary: the file that says which words the ids are, for the
-    tokenizer. max_words: to which captions are cut, <start> and <end> included. num_layers, bi_gru: of the GRU, whose
-    directions are averaged. no_imgnorm, no_txtnorm: leave embedded regions and words at their lengths.
-    dropout: of words and of self-attention.
+    regions, img_dim: of an image's features. max_words: to which captions are cut, <start> and <end> included.
+    num_layers, bi_gru: of the GRU, whose directions are averaged. no_imgnorm, no_txtnorm: leave embedded regions and
+    words at their lengths. dropout: of words and of self-attention.
     """
 
     regions: int = 36
     img_dim: int = 2048
     vocab_size: int = VOCABULARY["f30k"]
-    vocabulary: str = ""
     max_words: int = 96
     word_dim: int = 300
     embed_size: int = 1024
@@ -41,11 +39,6 @@ class Sides:
                 raise InputError(f"model: {field.name} {value} must be at least 1")
         if not 0 <= self.dropout < 1:
             raise InputError(f"model: dropout {self.dropout} must be at least 0 and below 1")
-
-    @property
-    def inputs(self) -> Inputs:
-        text = Text(self.max_words, self.vocab_size, tokenizer=self.vocabulary)
-        return Inputs(Regions(self.regions, self.img_dim), text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,6 +65,14 @@ class VseSizes(Sides):
 
     bi_gru: bool = False
     dropout: float = 0.0
+
+
+def inputs(sizes: Sides, tokenizer: str = "") -> Inputs:
+    """Regions and words; padding behind a caption may be cut, since nothing sees it.
+
+    tokenizer: the vocabulary's file; there is none that all data sets share.
+    """
+    return Inputs(Regions(sizes.regions, sizes.img_dim), Text(sizes.max_words, sizes.vocab_size, tokenizer))
 
 
 SGRAF_PRESETS = {

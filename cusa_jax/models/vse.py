@@ -12,7 +12,7 @@ from flax import linen as nn
 from cusa_jax.models.dual_encoder import DualEncoder, DualEncoderStudent
 from cusa_jax.models.norms import l2norm
 from cusa_jax.models.region_word import Words, check_regions
-from cusa_jax.models.sgraf_sizes import VSE_PRESETS, VseSizes
+from cusa_jax.models.sgraf_sizes import VSE_PRESETS, VseSizes, inputs
 from cusa_jax.models.student import Family, Options
 from cusa_jax.similarity import at_least_float32
 
@@ -48,7 +48,7 @@ def student(sizes: VseSizes, options: Options) -> DualEncoderStudent:
     """VSE++ with the heads of `options`; it has none of its own."""
     dtype = jnp.dtype(options.dtype)
     module = DualEncoder(MeanRegion(sizes, dtype), LastState(sizes, dtype), options.heads)
-    return DualEncoderStudent("vse", sizes, sizes.inputs, module)
+    return DualEncoderStudent("vse", sizes, inputs(sizes), module)
 
 
 FAMILY = Family(VseSizes, VSE_PRESETS, student)

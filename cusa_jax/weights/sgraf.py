@@ -6,7 +6,6 @@ state dicts. A tensor's whole name here is its module's and its own: 'txt_enc.em
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,22 @@ import jax
 import numpy as np
 
 from cusa_jax.errors import InputError
+from cusa_jax.models.families import make_sizes
 from cusa_jax.models.sgraf_sizes import SgrafSizes
 from cusa_jax.types import Params
+from cusa_jax.weights import torch_file
+from cusa_jax.weights.format import Format, Source
+from cusa_jax.weights.hub import Weights, template
 from cusa_jax.weights.torch_layout import from_torch, to_torch
 
 ENCODERS = ("img_enc", "txt_enc", "sim_enc")  # in the order in which the file has them
 IGNORED = {r".*\.num_batches_tracked": "counts the batches of a running mean, which momentum 0.1 does not use"}
 OPTIONS = ("module_name", "img_dim", "embed_size", "sim_dim", "word_dim", "vocab_size", "sgr_step", "num_layers",
            "bi_gru", "no_imgnorm", "no_txtnorm")  # fmt: skip
+# What else their code looks for: how it would be trained on.
+TRAINING = {"grad_clip": 2.0, "margin": 0.2, "max_violation": True, "learning_rate": 0.0002, "batch_size": 128,
+            "workers": 10}  # fmt: skip
+_EMBEDDING = "txt_enc.embed.weight"
 _REGION_NORM = "sim_enc.v_global_w.embedding_local.1.weight"
 
 
@@ -59,8 +66,42 @@ def _similarity(sizes: SgrafSizes) -> dict[str, str]:
     }
 
 
+def _recognises(source: Source) -> bool:
+    value = source.pickled
+    return isinstance(value, Mapping) and isinstance(value.get("model"), list) and "opt" in value
+
+
+def _read(source: Source) -> Weights:
+    """SGR or SAF, as its options say. Which words its ids are is not in the file."""
+    where = source.path
+    tensors = tensors_of(source.pickled, where)
+    sizes = sizes_of(source.pickled["opt"], tensors, where)
+    shapes = template("sgraf", sizes, (), where)
+    return Weights("sgraf", sizes, from_tensors(tensors, sizes, shapes, where))
+
+
+def _write(path: Path, weights: Weights) -> None:
+    """A checkpoint that the authors' code evaluates, without the uni-modal heads; to it, one before the first epoch.
+
+    Its options are the model's; of the vocabulary and the data it is to be told by the options that name them.
+    """
+    tensors = to_tensors(jax.device_get(weights.variables), weights.sizes)
+    model = [
+        {name.removeprefix(f"{encoder}."): x for name, x in tensors.items() if name.startswith(f"{encoder}.")}
+        for encoder in ENCODERS
+    ]
+    options = {name: getattr(weights.sizes, name) for name in OPTIONS} | TRAINING
+    torch_file.write(
+        path,
+        {"epoch": 0, "model": model, "best_rsum": 0.0, "opt": torch_file.Namespace(options), "Eiters": 0},
+    )
+
+
+FORMAT = Format("a checkpoint of SGRAF", "sgraf", _recognises, _read, ".tar", _write)
+
+
 def to_tensors(variables: Params, sizes: SgrafSizes) -> dict[str, np.ndarray]:
-    """The authors' tensors of {'params': …, 'batch_stats': …}, uni-modal heads left out: they have none.
+    """The authors' tensors of {'params': …, 'batch_stats': …}, by their whole names, uni-modal heads left out.
 
     Counters of batches are there, as a strict `load_state_dict` wants them, and are zero.
     """
@@ -70,14 +111,38 @@ def to_tensors(variables: Params, sizes: SgrafSizes) -> dict[str, np.ndarray]:
 
 
 def from_tensors(
-    tensors: Mapping[str, np.ndarray], sizes: SgrafSizes, template: Params, where: str | Path
+    tensors: Mapping[str, np.ndarray], sizes: SgrafSizes, shapes: Params, where: str | Path
 ) -> Params:
     """{'params': …, 'batch_stats': …} in float32, without uni-modal heads.
 
-    template: the variables of a student of these sizes, as anything with shapes.
+    shapes: the variables of a student of these sizes, as anything with shapes.
     Raises InputError listing all keys that do not fit.
     """
-    return from_torch(tensors, _own(template), _variables_table(sizes), ignored=IGNORED, where=where)
+    return from_torch(tensors, _own(shapes), _variables_table(sizes), ignored=IGNORED, where=where)
+
+
+def tensors_of(checkpoint: Any, where: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint by their whole names. Raises InputError for another layout."""
+    model = checkpoint["model"]
+    if len(model) != len(ENCODERS) or not all(isinstance(state, Mapping) for state in model):
+        raise InputError(f"{where}: not a checkpoint of SGRAF: 'model' is no list of three state dicts")
+    return torch_file.flatten(dict(zip(ENCODERS, model, strict=True)))
+
+
+def sizes_of(options: Any, tensors: Mapping[str, np.ndarray], where: str | Path) -> SgrafSizes:
+    """The sizes that a checkpoint's options say, and its tensors where those do not.
+
+    Raises InputError where 'opt' is no Namespace, or says what no model has.
+    """
+    if not isinstance(options, Mapping):
+        raise InputError(f"{where}: not a checkpoint of SGRAF: 'opt' is no Namespace")
+    said = {name: options[name] for name in OPTIONS if name in options}
+    try:
+        # Options are saved as they were parsed, before the vocabulary is read; regions are always 36 to the authors.
+        said["vocab_size"], said["regions"] = len(tensors[_EMBEDDING]), len(tensors[_REGION_NORM])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{where}: not the weights of SGR or SAF: there is no {error.args[0]}") from None
+    return make_sizes("sgraf", said, where)
 
 
 def _own(variables: Params) -> Params:
@@ -89,51 +154,3 @@ def _own(variables: Params) -> Params:
 
 def _variables_table(sizes: SgrafSizes) -> dict[str, str]:
     return {f"{kind}/{ours}": name for kind in ("params", "batch_stats") for ours, name in key_table(sizes).items()}
-
-
-def sizes_of(checkpoint: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str | Path) -> SgrafSizes:
-    """The sizes that a checkpoint's options say, and its tensors where they say none; what neither says is as usual.
-
-    Raises InputError where 'opt' is no mapping (of a Namespace's values), or says what no model has.
-    """
-    options = checkpoint.get("opt")
-    if not isinstance(options, Mapping):
-        raise InputError(f"{where}: not a checkpoint of SGRAF: there is no 'opt'")
-    try:
-        # The authors add the size of the vocabulary to their options only when they have read it.
-        said = {"vocab_size": len(tensors["txt_enc.embed.weight"])} | {
-            name: options[name] for name in OPTIONS if name in options
-        }
-        return dataclasses.replace(SgrafSizes(regions=len(tensors[_REGION_NORM])), **said)
-    except KeyError as missing:
-        raise InputError(f"{where}: not the weights of SGR or SAF: there is no {missing.args[0]}") from None
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: 'opt' makes no model ({error})") from error
-
-
-def tensors_of(checkpoint: Any, where: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint by their whole names. Raises InputError for another layout."""
-    model = checkpoint.get("model") if isinstance(checkpoint, Mapping) else None
-    if not isinstance(model, list | tuple) or len(model) != len(ENCODERS):
-        raise InputError(f"{where}: not a checkpoint of SGRAF: 'model' is not a list of three state dicts")
-    if not all(isinstance(state, Mapping) for state in model):
-        raise InputError(f"{where}: not a checkpoint of SGRAF: 'model' holds something else than state dicts")
-    return {
-        f"{encoder}.{name}": np.asarray(tensor)
-        for encoder, state in zip(ENCODERS, model, strict=True)
-        for name, tensor in state.items()
-    }
-
-
-def checkpoint_of(variables: Params, sizes: SgrafSizes, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the authors' code loads: {'epoch', 'model', 'best_rsum', 'opt', 'Eiters'}, before a first epoch.
-
-    options: further ones, such as 'data_name', by which their evaluation finds its vocabulary.
-    """
-    tensors = to_tensors(jax.device_get(variables), sizes)
-    model = [
-        {name.removeprefix(f"{encoder}."): x for name, x in tensors.items() if name.startswith(f"{encoder}.")}
-        for encoder in ENCODERS
-    ]
-    said = {name: getattr(sizes, name) for name in OPTIONS}
-    return {"epoch": 0, "model": model, "best_rsum": 0.0, "opt": {**said, **options}, "Eiters": 0}

@@ -85,14 +85,14 @@ def content(**changed):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{", "no JSON"),
-        ("[]", "not a vocabulary"),
+        ("{", "not a readable JSON"),
+        ("[]", "not an object"),
         ("{}", "word2idx"),
         (json.dumps(content(word2idx={"dog": 0})), "first words"),
         (json.dumps(content(word2idx={"<pad>": 0, "dog": 0})), "each once"),
         (json.dumps(content(word2idx={"<pad>": "x"})), "no whole number"),
         (json.dumps(content(idx2word={"0": "dog"})), "tables differ"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_what_is_no_vocabulary_is_refused_in_one_line(tmp_path, text, complaint):
