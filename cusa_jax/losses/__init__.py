@@ -14,7 +14,8 @@ An unknown mode raises InputError.
 from cusa_jax.losses.alignment import align
 from cusa_jax.losses.contrastive import contrastive
 from cusa_jax.losses.csa import csa
+from cusa_jax.losses.hinge import hinge
 from cusa_jax.losses.sigmoid import sigmoid
 from cusa_jax.losses.usa import usa
 
-__all__ = ["align", "contrastive", "csa", "sigmoid", "usa"]
+__all__ = ["align", "contrastive", "csa", "hinge", "sigmoid", "usa"]

@@ -6,11 +6,12 @@ from typing import Any
 from cusa_jax.errors import InputError
 from cusa_jax.losses.contrastive import TERM as CONTRASTIVE
 from cusa_jax.losses.csa import TERM as CSA
+from cusa_jax.losses.hinge import TERM as HINGE
 from cusa_jax.losses.sigmoid import TERM as SIGMOID
 from cusa_jax.losses.term import Term
 from cusa_jax.losses.usa import TERM as USA
 
-TERMS: dict[str, Term] = {term.name: term for term in (CONTRASTIVE, CSA, USA, SIGMOID)}
+TERMS: dict[str, Term] = {term.name: term for term in (CONTRASTIVE, CSA, USA, SIGMOID, HINGE)}
 # How an input comes about, for messages.
 SOURCES = {"labels": "both teachers", "ids": "image numbers"}
 

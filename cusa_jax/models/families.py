@@ -6,10 +6,15 @@ import dataclasses
 from typing import Any
 
 from cusa_jax.errors import InputError
-from cusa_jax.models import clip, siglip
+from cusa_jax.models import clip, sgraf, siglip, vse
 from cusa_jax.models.student import Family, Options, Student
 
-FAMILIES: dict[str, Family] = {"clip": clip.FAMILY, "siglip": siglip.FAMILY}
+FAMILIES: dict[str, Family] = {
+    "clip": clip.FAMILY,
+    "siglip": siglip.FAMILY,
+    "sgraf": sgraf.FAMILY,
+    "vse": vse.FAMILY,
+}
 # Fields of sizes that weights decide, whatever the preset of their architecture says.
 OWN = ("activation", "mean", "std", "resize", "resampling", "pad_id")
 

@@ -19,7 +19,7 @@ _torch_conv_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class BatchNorm(nn.Module):
-    """torch.nn.BatchNorm2d over x [B, H, W, C]: eps 1e-5, momentum 0.1.
+    """torch.nn.BatchNorm1d or 2d over x [B, …, C]: eps 1e-5, momentum 0.1.
 
     In training x is normalised by its own mean and biased variance, over all B rows of the global batch, and the
     running statistics move a tenth of the way to the mean and the *unbiased* variance (linen's own BatchNorm keeps
@@ -40,7 +40,8 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.train:
-            mean, var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+            over = tuple(range(x.ndim - 1))
+            mean, var = x.mean(axis=over), x.var(axis=over)
             count = x.size // x.shape[-1]
             running_mean.value = 0.9 * running_mean.value + 0.1 * mean
             running_var.value = 0.9 * running_var.value + 0.1 * var * count / (count - 1)

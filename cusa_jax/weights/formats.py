@@ -7,7 +7,7 @@ from pathlib import Path
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.models.student import Student
 from cusa_jax.types import Params
-from cusa_jax.weights import huggingface, metadata, native, open_clip, openai, reference_checkpoint, siglip
+from cusa_jax.weights import huggingface, metadata, native, open_clip, openai, reference_checkpoint, sgraf, siglip
 from cusa_jax.weights.format import CONFIG, Format, Source
 from cusa_jax.weights.hub import Weights
 
@@ -18,6 +18,7 @@ FORMATS: dict[str, Format] = {
     "huggingface_clip": huggingface.FORMAT,
     "huggingface_siglip": siglip.FORMAT,
     "native": native.FORMAT,
+    "sgraf": sgraf.FORMAT,
     "reference": reference_checkpoint.FORMAT,
     "openai": openai.FORMAT,
 }
@@ -59,7 +60,7 @@ def write_weights(path: Path, weights: Weights) -> None:
     """Writes the format that the name asks for, whole or not at all, in float32.
 
     .pth: a checkpoint of the reference. .safetensors: ours, everything in one file. .pt: the CLIP alone under OpenAI's
-    names, for `clip.build_model`. A folder (no suffix): Hugging Face's CLIPModel, the CLIP alone.
+    names, for `clip.build_model`. .tar (.pth.tar): a checkpoint of SGRAF. A folder (no suffix): Hugging Face's CLIPModel, the CLIP alone.
     """
     writers = {known.suffix: known for known in FORMATS.values() if known.family in ("", weights.family)}
     chosen = writers.get(path.suffix)

@@ -100,7 +100,8 @@ def flatten(value: Any) -> dict[str, np.ndarray]:
 
 
 def write(path: Path, value: Any) -> None:
-    """`torch.save` of dicts, lists, tuples, plain values and arrays, which torch.load(weights_only=True) reads.
+    """`torch.save` of dicts, lists, tuples, plain values and arrays, which torch.load(weights_only=True) reads;
+    of Namespaces if argparse's is among its safe globals.
 
     Arrays become contiguous tensors of their dtype. Writes whole or not at all. Raises InputError for a dtype or
     a type that has no counterpart.
@@ -268,6 +269,8 @@ def _instructions(value: Any, arrays: list[np.ndarray]) -> Iterator[bytes]:
         yield pickle.dumps(value, 2)[2:-1]  # without the header and the stop
     elif isinstance(value, np.ndarray | np.generic):
         yield from _tensor_instructions(np.asarray(value), arrays)
+    elif isinstance(value, Namespace):
+        yield b"cargparse\nNamespace\n)\x81" + b"".join(_instructions(dict(value), arrays)) + b"b"
     elif isinstance(value, Mapping):
         yield b"}("
         for key, item in value.items():

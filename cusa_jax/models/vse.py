@@ -1,0 +1,54 @@
+"""VSE++ (Faghri et al., BMVC 2018) over regions: the mean of an image's regions, and the last state of a GRU.
+
+A dual encoder: both are embedded and compared by cosine, so that search and uni-modal suites work on it.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cusa_jax.models.dual_encoder import DualEncoder, DualEncoderStudent
+from cusa_jax.models.norms import l2norm
+from cusa_jax.models.region_word import Words, check_regions
+from cusa_jax.models.sgraf_sizes import VSE_PRESETS, VseSizes, inputs
+from cusa_jax.models.student import Family, Options
+from cusa_jax.similarity import at_least_float32
+
+
+class MeanRegion(nn.Module):
+    """Features of regions [B, R, D] -> their mean through one layer, [B, E]."""
+
+    sizes: VseSizes
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, regions: jax.Array, train: bool = False) -> jax.Array:
+        check_regions(regions, self.sizes)
+        init = nn.initializers.xavier_uniform()
+        mean = regions.mean(axis=1).astype(self.dtype)
+        embedded = nn.Dense(self.sizes.embed_size, kernel_init=init, dtype=self.dtype, name="fc")(mean)
+        embedded = at_least_float32(embedded)
+        return embedded if self.sizes.no_imgnorm else l2norm(embedded)
+
+
+class LastState(nn.Module):
+    """Word ids int32 [B, L] -> the last state of a GRU over them, [B, E]."""
+
+    sizes: VseSizes
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, train: bool = False) -> jax.Array:
+        return Words(self.sizes, self.dtype, name="words")(tokens, train)[1]
+
+
+def student(sizes: VseSizes, options: Options) -> DualEncoderStudent:
+    """VSE++ with the heads of `options`; it has none of its own."""
+    dtype = jnp.dtype(options.dtype)
+    module = DualEncoder(MeanRegion(sizes, dtype), LastState(sizes, dtype), options.heads)
+    return DualEncoderStudent("vse", sizes, inputs(sizes), module)
+
+
+FAMILY = Family(VseSizes, VSE_PRESETS, student)

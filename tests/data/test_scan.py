@@ -1,0 +1,119 @@
+"""SCAN's folders of region features: numbers, regions once or five times, and what does not belong together."""
+
+import re
+
+import numpy as np
+import pytest
+
+from cusa_jax.data import scan
+from cusa_jax.errors import InputError
+
+IMAGES, REGIONS, WIDTH = 3, 4, 5
+
+
+def folder(path, *, name="train", features=None, captions=None, ids=None):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(IMAGES, REGIONS, WIDTH)).astype(np.float32) if features is None else features
+    np.save(path / f"{name}_ims.npy", features)
+    captions = [f"caption {n} of image {n // 5}" for n in range(5 * IMAGES)] if captions is None else captions
+    (path / f"{name}_caps.txt").write_bytes("".join(f"{line} \n" for line in captions).encode())
+    if ids is not None:
+        (path / f"{name}_ids.txt").write_text("\n".join(ids) + "\n")
+    return features
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_each_image_has_five_captions(tmp_path, dtype):
+    features = folder(tmp_path).astype(dtype)
+    np.save(tmp_path / "train_ims.npy", features)
+    split = scan.read_split(tmp_path, "train")
+    assert split.captions[7] == "caption 7 of image 1"
+    assert split.caption_image.tolist() == [n // 5 for n in range(15)]
+    assert split.ids == ["0", "1", "2"]
+    for n in range(IMAGES):
+        regions = split.features.read(n)
+        assert regions.dtype == np.float32
+        np.testing.assert_array_equal(regions, features[n].astype(np.float32))
+
+
+def test_images_repeated_five_times_are_read_once(tmp_path):
+    features = folder(tmp_path)
+    np.save(tmp_path / "train_ims.npy", features.repeat(5, axis=0))
+    (tmp_path / "train_ids.txt").write_text("".join(f"image {n // 5}\n" for n in range(15)))
+    split = scan.read_split(tmp_path, "train")
+    assert (split.features.images, split.features.repeated) == (IMAGES, 5)
+    assert split.caption_image.tolist() == [n // 5 for n in range(15)]
+    assert split.ids == [f"image {n}" for n in range(IMAGES)]
+    np.testing.assert_array_equal(split.features.read(2), features[2])
+
+
+def test_one_caption_an_image(tmp_path):
+    features = np.random.default_rng(1).normal(size=(10, REGIONS, WIDTH)).astype(np.float32)
+    folder(tmp_path, features=features, captions=[f"caption {n}" for n in range(10)])
+    split = scan.read_split(tmp_path, "train")
+    assert split.caption_image.tolist() == list(range(10))
+    np.testing.assert_array_equal(split.features.read(9), features[9])
+
+
+def test_splits_by_our_names(tmp_path):
+    assert scan.split_name(tmp_path, "val") is None
+    for name in ("dev", "test"):
+        folder(tmp_path, name=name)
+    assert scan.split_name(tmp_path, "val") == "dev"
+    assert scan.split_name(tmp_path, "test") == "test"
+    folder(tmp_path, name="testall")
+    assert scan.split_name(tmp_path, "test") == "testall"
+    assert scan.split_name(tmp_path, "train") is None
+
+
+def test_nothing_but_what_is_asked_for_is_read(tmp_path, monkeypatch):
+    folder(tmp_path)
+    split = scan.read_split(tmp_path, "train")
+    opened = scan._open(split.features.file)
+    assert isinstance(opened, np.memmap)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"captions": ["a"] * 14}, "3 images, but .*train_caps.txt has 14 captions"),
+        ({"captions": []}, "holds no captions"),
+        ({"captions": ["a"] * 6 + [" "] + ["a"] * 8}, "line 7 is empty"),
+        ({"features": np.zeros((3, 4), np.float32)}, r"float32 \(3, 4\), and features are"),
+        ({"features": np.zeros((3, 4, 5), np.int32)}, "int32"),
+        ({"features": np.array([None] * 3, object)}, "not a readable .npy file"),
+        ({"ids": ["a", "b"]}, "2 ids, but there are 3 images"),
+        ({"ids": ["a", "b", "a"]}, "two images have the id 'a'"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(tmp_path, change, complaint):
+    folder(tmp_path, **change)
+    with pytest.raises(InputError, match=complaint) as error:
+        scan.read_split(tmp_path, "train")
+    assert re.match(rf"{tmp_path}/[^\n]*$", str(error.value))
+
+
+def test_broken_features_name_the_image(tmp_path):
+    features = folder(tmp_path)
+    features[1, 2, 3] = np.nan
+    np.save(tmp_path / "train_ims.npy", features)
+    split = scan.read_split(tmp_path, "train")
+    split.features.read(0)
+    with pytest.raises(InputError, match="image 1 has features"):
+        split.features.read(1)
+    np.save(tmp_path / "train_ims.npy", features)
+    data = (tmp_path / "train_ims.npy").read_bytes()
+    (tmp_path / "train_ims.npy").write_bytes(data[:-8])
+    with pytest.raises(InputError, match="cut short"):
+        scan.read_split(tmp_path, "train")
+    (tmp_path / "train_caps.txt").write_bytes(b"fine\n\xff\xfe\n")
+    with pytest.raises(InputError, match="line 2: not UTF-8"):
+        scan.read_split(tmp_path, "train")
+
+
+def test_another_shape_than_the_models_is_refused(tmp_path):
+    folder(tmp_path)
+    features = scan.read_split(tmp_path, "train").features
+    scan.check_regions(features, REGIONS, WIDTH)
+    with pytest.raises(InputError, match="4 regions of 5 an image, but the model takes 36 of 2048"):
+        scan.check_regions(features, 36, 2048)
