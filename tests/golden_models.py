@@ -79,7 +79,9 @@ def variables(made: sgraf.SgrafStudent, named: dict[str, np.ndarray], dtype: str
     return jax.tree.map(lambda x: x.astype(golden.DTYPES[dtype]), ours)
 
 
-def batch(tag: str, part: str, config: dict[str, Any], images: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def batch(
+    tag: str, part: str, config: dict[str, Any], images: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(regions float32 [V, R, D], ids int32 [B, L]): <start> words <end>, filled up with zeros."""
     lengths = np.array(config["lengths"])
     stem, shape = f"sgraf/{tag}/{part}", (len(lengths), lengths.max())

@@ -13,6 +13,7 @@ from PIL import Image
 from cusa_jax import embedding, sharding
 from cusa_jax.data.captions import read_captions
 from cusa_jax.data.sources import ImageFiles
+from cusa_jax.data.splits import CaptionedImages
 from cusa_jax.data.tokenize import VOCAB_SIZE
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
@@ -137,7 +138,7 @@ def test_a_student_without_embeddings_is_scored_in_blocks(monkeypatch):
 
 def test_what_such_a_student_cannot_do_is_said_in_a_line(table):
     source = StudentSource("run", Cross(), jnp.float32(1), sharding.make_mesh(), 16, 0)
-    captioned = source.captioned("coco", table)
+    captioned = source.captioned("coco", CaptionedImages(table, lambda inputs: ImageFiles(table.image_paths)))
     assert captioned.scores.shape == (5, 10)
     assert captioned.uni_image is None
     assert captioned.cross_head == "scores of pairs"
@@ -161,7 +162,9 @@ def test_a_student_of_regions_is_given_no_pictures(table):
 
 def test_one_with_embeddings_is_scored_by_their_inner_products(table):
     source = StudentSource("run", Dual(), jnp.float32(1), sharding.make_mesh(), 4, 0)
-    captioned = source.captioned("flickr30k", table)
+    captioned = source.captioned(
+        "flickr30k", CaptionedImages(table, lambda inputs: ImageFiles(table.image_paths))
+    )
     assert isinstance(captioned.scores, InnerProducts)
     # Of its heads it has cross-modal ones alone, which serve within a modality too.
     assert captioned.uni_image is captioned.scores.images

@@ -48,7 +48,9 @@ def recipe(run: str, dtype: str) -> Recipe:
     settings = RUNS[run]
     config = default_config()
     config.loss = reference.loss_config(settings["loss_config"])
-    config.schedule.update(settings["schedular"])
+    config.schedule.update(
+        {key: settings["schedular"][key] for key in ("epochs", "min_lr", "warmup_epochs", "warmup_lr")}
+    )
     config.optim.update({key: settings["optimizer"][key] for key in ("lr", "weight_decay")})
     rates = optim.learning_rates(config.optim, config.schedule, settings["steps_per_epoch"])
     recorded = np.ravel([[epoch[0]] * settings["steps_per_epoch"] for epoch in settings[dtype]["epoch_lrs"]])

@@ -102,7 +102,7 @@ def assert_same_end(workdir: Path, undisturbed: Path) -> None:
 
 def test_a_run_leaves_metrics_checkpoints_and_results(undisturbed):
     train = [line for line in metrics(undisturbed) if line["split"] == "train"]
-    assert [line["step"] for line in train] == list(range(2, STEPS + 1, 2))
+    assert [line["step"] for line in train] == [1, *range(2, STEPS + 1, 2)]
     assert {"loss", "loss_contrastive", "loss_csa", "loss_usa", "learning_rate", "tau_contrastive"} <= train[
         0
     ].keys()

@@ -20,8 +20,7 @@ def rows(config: Any, batches: int, repeats: int) -> list[Row]:
 
     With perfect overlap both take as long as the slower of the two. A round starts the loader anew.
     """
-    validate(config)
-    run = build(config)
+    run = build(validate(config))
     step = jitted(run.recipe)
     state = run.initial_state()
 

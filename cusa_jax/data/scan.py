@@ -18,7 +18,11 @@ import numpy as np
 from cusa_jax.errors import InputError, one_line
 
 CAPTIONS_PER_IMAGE = 5
-SPLITS = {"train": ("train",), "val": ("dev",), "test": ("testall", "test")}  # theirs by ours, the whole one first
+SPLITS = {
+    "train": ("train",),
+    "val": ("dev",),
+    "test": ("testall", "test"),
+}  # theirs by ours, the whole one first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,26 +70,32 @@ def read_split(folder: Path, name: str) -> ScanSplit:
     if not captions:
         raise InputError(f"{captions_file}: holds no captions")
     if "" in captions:
-        raise InputError(f"{captions_file}: line {captions.index('') + 1} is empty; give the image another caption")
+        raise InputError(
+            f"{captions_file}: line {captions.index('') + 1} is empty; give the image another caption"
+        )
     features = _features(folder / f"{name}_ims.npy", captions_file, len(captions))
     per_image = len(captions) // features.images
     caption_image = (np.arange(len(captions)) // per_image).astype(np.int32)
-    return ScanSplit(captions, caption_image, _ids(folder / f"{name}_ids.txt", features, len(captions)), features)
+    return ScanSplit(
+        captions, caption_image, _ids(folder / f"{name}_ids.txt", features, len(captions)), features
+    )
 
 
 def check_regions(features: Features, regions: int, width: int) -> None:
     """Raises InputError where a model takes others."""
     if (features.regions, features.width) != (regions, width):
         raise InputError(
-            f"{features.file}: {features.regions} regions of {features.width} an image, but the model takes {regions} of "
-            f"{width}; set config.model's regions={features.regions} and img_dim={features.width} to train on these"
+            f"{features.file}: {features.regions} regions of {features.width} an image, but the model takes {regions} "
+            f"of {width}; set config.model's regions={features.regions} and img_dim={features.width} to train on these"
         )
 
 
 def _features(file: Path, captions_file: Path, captions: int) -> Features:
     features = _open(file)
     if features.ndim != 3 or features.dtype.kind != "f" or 0 in features.shape:
-        raise InputError(f"{file}: {features.dtype} {features.shape}, and features are float [images, regions, width]")
+        raise InputError(
+            f"{file}: {features.dtype} {features.shape}, and features are float [images, regions, width]"
+        )
     rows, regions, width = features.shape
     if rows * CAPTIONS_PER_IMAGE == captions:
         return Features(file, 1, rows, regions, width)
@@ -132,7 +142,9 @@ def _lines(file: Path) -> list[str]:
         try:
             texts.append(line.strip().decode())
         except UnicodeDecodeError as error:
-            raise InputError(f"{file}: line {number}: not UTF-8 ({error.reason}); save it as UTF-8") from error
+            raise InputError(
+                f"{file}: line {number}: not UTF-8 ({error.reason}); save it as UTF-8"
+            ) from error
     return texts
 
 

@@ -40,6 +40,27 @@ class ImageSource(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class SelectedImages:
+    """Some images of a source: image n is number numbers[n] there."""
+
+    source: ImageSource
+    numbers: np.ndarray
+
+    @property
+    def names(self) -> list[str]:
+        return [self.source.names[number] for number in self.numbers]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read(self, image: int, *specs: ImageInputs) -> list[np.ndarray]:
+        return self.source.read(int(self.numbers[image]), *specs)
+
+    def picture(self, image: int) -> Image.Image:
+        return self.source.picture(int(self.numbers[image]))
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageFiles:
     """Image n is the file paths[n]. as_shown: as viewers show it (`open_image`)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from cusa_jax.data import world
 from cusa_jax.data.captions import CaptionTable, clean_captions, read_table
 from cusa_jax.data.layouts import find_captions
 from cusa_jax.data.layouts.prepared import is_prepared
-from cusa_jax.data.sources import ImageFiles, ImageSource
+from cusa_jax.data.sources import ImageFiles, ImageSource, SelectedImages
 from cusa_jax.data.tokenize import fitted, tokenizer
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs
@@ -35,6 +35,29 @@ class Split:
     tokens: np.ndarray
     relevance: np.ndarray | None
     images: ImageSource
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionedImages:
+    """A split as it lies on the disk: its table, and its images as what any model takes."""
+
+    table: CaptionTable
+    images: Callable[[Inputs], ImageSource]
+
+    def select(self, of: Callable[[CaptionTable], CaptionTable]) -> CaptionedImages:
+        """The part of it that `of` leaves of its table, whose images keep their ids."""
+        table, place = of(self.table), {image: n for n, image in enumerate(self.table.image_ids)}
+        if table is self.table:
+            return self
+        numbers = np.array([place[image] for image in table.image_ids])
+        return CaptionedImages(table, lambda inputs: SelectedImages(self.images(inputs), numbers))
+
+
+def read_split(path: str | Path, split: str) -> CaptionedImages:
+    """A split of the dataset at `path`, whoever is to see it. Raises InputError as `read_table`."""
+    file = find_captions(Path(path), split)
+    table, layout = read_table(file, split)
+    return CaptionedImages(table, lambda inputs: layout.opens(file, split, table, inputs)[0])
 
 
 def provide(path: str, world_sizes: Mapping[str, int]) -> None:

@@ -15,7 +15,6 @@ All answer the same three questions, one a kind of suite. The suites say which f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,9 +23,10 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from cusa_jax import embedding, sharding
-from cusa_jax.data.captions import CaptionTable, clean_captions
+from cusa_jax.data.captions import clean_captions
 from cusa_jax.data.labelled_images import LabelledImages
-from cusa_jax.data.sources import ImageFiles
+from cusa_jax.data.sources import ImageFiles, ImageSource
+from cusa_jax.data.splits import CaptionedImages
 from cusa_jax.data.tokenize import tokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
@@ -76,7 +76,7 @@ class EmbeddingSource(Protocol):
     needs_data: bool
     architecture: str | None
 
-    def captioned(self, name: str, table: CaptionTable | None) -> Captioned: ...
+    def captioned(self, name: str, split: CaptionedImages | None) -> Captioned: ...
 
     def labelled(self, name: str, images: LabelledImages | None, part: str = "") -> Labelled: ...
 
@@ -105,9 +105,10 @@ class StudentSource:
         self._uni_head = "uni-modal head" if "uni" in heads else self._cross_head
         self._uni = int("uni" in heads)
 
-    def captioned(self, name: str, table: CaptionTable | None) -> Captioned:
-        assert table is not None
-        images = self._images(name, table.image_paths)
+    def captioned(self, name: str, split: CaptionedImages | None) -> Captioned:
+        assert split is not None
+        table = split.table
+        images = self._images(name, split.images(self._student.inputs))
         texts = self._texts(name, clean_captions(table.captions))
         embeds = self._encoder.embeds
         return Captioned(
@@ -124,17 +125,17 @@ class StudentSource:
     def labelled(self, name: str, images: LabelledImages | None, part: str = "") -> Labelled:
         assert images is not None
         self._encoder.check_embeds()
-        features = self._images(f"{name} {part}".strip(), images.paths)[self._uni]
+        features = self._images(f"{name} {part}".strip(), ImageFiles(images.paths))[self._uni]
         return Labelled(features, images.labels, self._uni_head)
 
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
         self._encoder.check_embeds()
         return self._texts("sts", texts)[self._uni], self._uni_head
 
-    def _images(self, label: str, paths: Sequence[Path]) -> Any:
+    def _images(self, label: str, images: ImageSource) -> Any:
         try:
             return embedding.encode_images(
-                self._encoder, self._variables, ImageFiles(paths), workers=self._workers, label=label
+                self._encoder, self._variables, images, workers=self._workers, label=label
             )[1]
         except InputError as error:
             raise InputError(
@@ -157,7 +158,7 @@ class SentenceSource:
         self._params = sharding.put_params(params, mesh)
         self._batch_size = sharding.round_up(batch_size, mesh.size)
 
-    def captioned(self, name: str, table: CaptionTable | None) -> Captioned:
+    def captioned(self, name: str, split: CaptionedImages | None) -> Captioned:
         raise InputError(f"{self.name} encodes sentences only: it sees no images")
 
     def labelled(self, name: str, images: LabelledImages | None, part: str = "") -> Labelled:
@@ -194,7 +195,7 @@ class ArraySource:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: not a readable .npz of plain arrays ({reason})") from error
 
-    def captioned(self, name: str, table: CaptionTable | None) -> Captioned:
+    def captioned(self, name: str, split: CaptionedImages | None) -> Captioned:
         scores: Scores
         if f"{name}/scores" in self._arrays:
             scores = Matrix(self._arrays[f"{name}/scores"])

@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from cusa_jax.data.captions import CaptionTable, read_captions
+from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.splits import read_split
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.metrics import Metric
 from cusa_jax.evaluation.result import Result
@@ -98,7 +99,7 @@ class Evaluation:
         return outcome
 
     def _embedded(self, dataset: Dataset) -> Captioned:
-        table = None
+        split = None
         if self.source.needs_data:
-            table = dataset.select(read_captions(self.folder(dataset), "test"))
-        return self.source.captioned(dataset.name, table)
+            split = read_split(self.folder(dataset), "test").select(dataset.select)
+        return self.source.captioned(dataset.name, split)

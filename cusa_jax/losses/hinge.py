@@ -61,11 +61,15 @@ def _counted(costs: jax.Array, negatives: Negatives, axis: int) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    weight: float = number(0.0, "of the hinge loss of SGRAF and VSE++; 0 is off, and it is not measured", low=0)
+    weight: float = number(
+        0.0, "of the hinge loss of SGRAF and VSE++; 0 is off, and it is not measured", low=0
+    )
     margin: float = number(0.2, "by which a positive must exceed each negative", low=0)
     negatives: str = choice("hardest", "of each image and caption count", get_args(Negatives))
     reduction: str = choice("sum", "over the batch", get_args(Reduction))
-    mask_same_image: bool = switch(False, "captions of the same image are no negatives; SGRAF takes them for some")
+    mask_same_image: bool = switch(
+        False, "captions of the same image are no negatives; SGRAF takes them for some"
+    )
 
 
 def _dense(compared: Compared, scalars: Scalars, loss: Any) -> jax.Array:

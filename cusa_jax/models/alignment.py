@@ -1,4 +1,4 @@
-"""How V images and the captions of a tile agree: similarity vectors of words and of the whole, and what is made of them.
+"""How V images and the captions of a tile agree: similarity vectors of words and of the whole, and what they give.
 
 Equations 1-8 of Diao et al. (AAAI 2021). Shapes: V images of R regions; a tile of W words that belong to K captions;
 E embedding width, S similarity width; N = K + W nodes, first one for the whole of each caption, then its words.

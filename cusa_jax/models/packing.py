@@ -42,7 +42,10 @@ def pack(lengths: jax.Array, longest: int, words: int, slots: int) -> Tiles:
     number = jnp.arange(count)[:, None] * longest + position
     owner = jnp.broadcast_to(slot[:, None], place.shape)
     return Tiles(
-        words=jnp.full(tiles * words, count * longest).at[place].set(number, mode="drop").reshape(tiles, words),
+        words=jnp.full(tiles * words, count * longest)
+        .at[place]
+        .set(number, mode="drop")
+        .reshape(tiles, words),
         owners=jnp.full(tiles * words, slots).at[place].set(owner, mode="drop").reshape(tiles, words),
         captions=jnp.full((tiles, slots), count).at[tile, slot].set(jnp.arange(count)),
         tile=tile,

@@ -80,7 +80,9 @@ class SelfAttention(nn.Module):
             norm = BatchNorm(train, self.dtype, name="local_norm")
             local = norm(local.swapaxes(1, 2)).swapaxes(1, 2)
             whole = BatchNorm(train, self.dtype, name="mean_norm")(whole)
-        local, whole = (nn.Dropout(self.dropout, deterministic=not train)(jnp.tanh(x)) for x in (local, whole))
+        local, whole = (
+            nn.Dropout(self.dropout, deterministic=not train)(jnp.tanh(x)) for x in (local, whole)
+        )
         logits = nn.Dense(1, kernel_init=_XAVIER, dtype=self.dtype, name="weight")(local * whole[:, None])
         logits = jnp.where(there, at_least_float32(logits[..., 0]), -jnp.inf)
         return l2norm((jax.nn.softmax(logits, axis=1)[..., None] * members).sum(axis=1))
@@ -102,4 +104,3 @@ def check_regions(regions: jax.Array, sizes: Sides) -> None:
 def is_word(tokens: jax.Array) -> jax.Array:
     """bool, which ids are no padding; a row of nothing but padding counts as one word, for its means to exist."""
     return (tokens != 0) | (jnp.arange(tokens.shape[-1]) == 0)
-

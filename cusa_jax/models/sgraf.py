@@ -51,7 +51,8 @@ class Sgraf(nn.Module):
 
     def score(self, images: Encoding, texts: Encoding, train: bool = False) -> jax.Array:
         """Scores in (0, 1), [M, N]."""
-        return self.score_groups(*jax.tree.map(lambda x: x[None], (images, texts)), train)[0]
+        one_group = jax.tree.map(lambda x: x[None], (images, texts))
+        return self.score_groups(*one_group, train=train)[0]
 
     def score_groups(self, images: Encoding, texts: Encoding, train: bool) -> jax.Array:
         """[G, M, N] of G groups of images and texts, [G, M, …] and [G, N, …]."""
@@ -104,7 +105,9 @@ class SgrafStudent(LinenStudent):
             lambda x: x.reshape(groups, -1, *x.shape[1:]), (encoded["image"], encoded["text"])
         )
         mutable = [name for name in variables if name != "params"] if train else []
-        scores, changed = self.module.apply(variables, image, text, train, method="score_groups", mutable=mutable)
+        scores, changed = self.module.apply(
+            variables, image, text, train, method="score_groups", mutable=mutable
+        )
         cosines = (similarity.cosines(side.uni, side.uni) for side in (image, text))
         similarities = Similarities(cast(jax.Array, scores), *cosines)
         return similarities if groups > 1 else jax.tree.map(lambda x: x[0], similarities), changed

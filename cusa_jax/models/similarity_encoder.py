@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax import struct
 
 from cusa_jax.models import alignment, packing
-from cusa_jax.models.affine import Affine, AffineParameters
+from cusa_jax.models.affine import AffineParameters
 from cusa_jax.models.alignment import Captions, Filtration, GraphStep, Moments
 from cusa_jax.models.sgraf_sizes import SgrafSizes
 
@@ -96,7 +96,8 @@ class GraphStepParameters(nn.Module):
     @nn.compact
     def __call__(self) -> GraphStep:
         query, key, out = (
-            AffineParameters(self.width, self.width, self.dtype, name=name)() for name in ("query", "key", "out")
+            AffineParameters(self.width, self.width, self.dtype, name=name)()
+            for name in ("query", "key", "out")
         )
         return GraphStep(query, key, out)
 
@@ -161,7 +162,9 @@ def over_tiles(
     scores, moments = jax.lax.scan(body, None, (captions, live))[1]
     # [T, G, V, K] and [T, G, K] -> by caption, [G, C, …].
     scores, moments = jax.tree.map(
-        lambda x: jax.vmap(lambda x, tile, slot: x[tile, ..., slot])(x.swapaxes(0, 1), tiles.tile, tiles.slot),
+        lambda x: jax.vmap(lambda x, tile, slot: x[tile, ..., slot])(
+            x.swapaxes(0, 1), tiles.tile, tiles.slot
+        ),
         (scores, moments),
     )
     return scores.swapaxes(1, 2), moments

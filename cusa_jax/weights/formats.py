@@ -7,7 +7,16 @@ from pathlib import Path
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.models.student import Student
 from cusa_jax.types import Params
-from cusa_jax.weights import huggingface, metadata, native, open_clip, openai, reference_checkpoint, sgraf, siglip
+from cusa_jax.weights import (
+    huggingface,
+    metadata,
+    native,
+    open_clip,
+    openai,
+    reference_checkpoint,
+    sgraf,
+    siglip,
+)
 from cusa_jax.weights.format import CONFIG, Format, Source
 from cusa_jax.weights.hub import Weights
 
@@ -60,7 +69,8 @@ def write_weights(path: Path, weights: Weights) -> None:
     """Writes the format that the name asks for, whole or not at all, in float32.
 
     .pth: a checkpoint of the reference. .safetensors: ours, everything in one file. .pt: the CLIP alone under OpenAI's
-    names, for `clip.build_model`. .tar (.pth.tar): a checkpoint of SGRAF. A folder (no suffix): Hugging Face's CLIPModel, the CLIP alone.
+    names, for `clip.build_model`. .tar (.pth.tar): a checkpoint of SGRAF. A folder (no suffix): Hugging Face's, the
+    model alone.
     """
     writers = {known.suffix: known for known in FORMATS.values() if known.family in ("", weights.family)}
     chosen = writers.get(path.suffix)

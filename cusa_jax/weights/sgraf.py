@@ -23,7 +23,9 @@ from cusa_jax.weights.hub import Weights, template
 from cusa_jax.weights.torch_layout import from_torch, to_torch
 
 ENCODERS = ("img_enc", "txt_enc", "sim_enc")  # in the order in which the file has them
-IGNORED = {r".*\.num_batches_tracked": "counts the batches of a running mean, which momentum 0.1 does not use"}
+IGNORED = {
+    r".*\.num_batches_tracked": "counts the batches of a running mean, which momentum 0.1 does not use"
+}
 OPTIONS = ("module_name", "img_dim", "embed_size", "sim_dim", "word_dim", "vocab_size", "sgr_step", "num_layers",
            "bi_gru", "no_imgnorm", "no_txtnorm")  # fmt: skip
 # What else their code looks for: how it would be trained on.
@@ -43,7 +45,11 @@ def key_table(sizes: SgrafSizes) -> dict[str, str]:
         "image/attention/mean_norm": "sim_enc.v_global_w.embedding_global.1",
     }
     for side, name in (("image", "v_global_w"), ("text", "t_global_w")):
-        for ours, theirs in (("local", "embedding_local"), ("mean", "embedding_global"), ("weight", "embedding_common")):
+        for ours, theirs in (
+            ("local", "embedding_local"),
+            ("mean", "embedding_global"),
+            ("weight", "embedding_common"),
+        ):
             table[f"{side}/attention/{ours}"] = f"sim_enc.{name}.{theirs}.0"
     for layer in range(sizes.num_layers):
         for suffix in ("", "_reverse") if sizes.bi_gru else ("",):
@@ -106,7 +112,9 @@ def to_tensors(variables: Params, sizes: SgrafSizes) -> dict[str, np.ndarray]:
     Counters of batches are there, as a strict `load_state_dict` wants them, and are zero.
     """
     tensors = to_torch(_own(variables), _variables_table(sizes))
-    counters = [name.replace("running_mean", "num_batches_tracked") for name in tensors if "running_mean" in name]
+    counters = [
+        name.replace("running_mean", "num_batches_tracked") for name in tensors if "running_mean" in name
+    ]
     return tensors | {name: np.zeros((), np.int64) for name in counters}
 
 
@@ -153,4 +161,8 @@ def _own(variables: Params) -> Params:
 
 
 def _variables_table(sizes: SgrafSizes) -> dict[str, str]:
-    return {f"{kind}/{ours}": name for kind in ("params", "batch_stats") for ours, name in key_table(sizes).items()}
+    return {
+        f"{kind}/{ours}": name
+        for kind in ("params", "batch_stats")
+        for ours, name in key_table(sizes).items()
+    }

@@ -186,11 +186,11 @@ from cusa_jax.data.splits import load_split
 from cusa_jax.inputs import Inputs, Pixels, Text
 records.SHARD_BYTES = {records.SHARD_BYTES}
 opened, seen = sources.open_image, []
-def open_image(path):
+def open_image(path, as_shown):
     seen.append(path)
     if len(seen) > 18:
         os.kill(os.getpid(), signal.SIGKILL)
-    return opened(path)
+    return opened(path, as_shown)
 sources.open_image = open_image
 inputs = Inputs(Pixels({SIZE.size}), Text(77, 49408))
 splits = {{name: load_split({str(source)!r}, name, inputs, image_root="") for name in ("train", "val")}}
@@ -210,7 +210,7 @@ prepare(Path({str(folder)!r}), splits, inputs)
     decoded = []
     with pytest.MonkeyPatch.context() as patch:
         opened = sources.open_image
-        patch.setattr(sources, "open_image", lambda path: decoded.append(path) or opened(path))
+        patch.setattr(sources, "open_image", lambda path, shown: decoded.append(path) or opened(path))
         prepare_folder(source, folder)
     assert (
         len(decoded) == PER_SHARD + IMAGES % PER_SHARD

@@ -34,7 +34,10 @@ def test_words_of_odd_captions_are_those_of_nltk_without_its_sentence_model(case
     ("text", "expected"),
     [
         ("it's the dogs' ball, isn't it?", "it 's the dogs ' ball , is n't it ?"),
-        ('"wait!" (he said...) at 10:30, for $3,000.', "`` wait ! '' ( he said ... ) at 10:30 , for $ 3,000 ."),
+        (
+            '"wait!" (he said...) at 10:30, for $3,000.',
+            "`` wait ! '' ( he said ... ) at 10:30 , for $ 3,000 .",
+        ),
         ("a so-called 'top' -- gimme more'n one", "a so-called ' top ' -- gim me more 'n one"),
         ("'tis “fine” – really", "' tis “ fine ” – really"),
         ('the end.")', "the end . '' )"),

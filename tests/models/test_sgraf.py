@@ -75,9 +75,7 @@ def compiled(case, dtype, mode):
         variables = {"params": params, **state}
         encoded, changed = student.encode(variables, image, tokens, train=train)
         similarities, compared = student.compare({**variables, **changed}, encoded, train=bool(train))
-        seen = {
-            name: getattr(encoded[side], field) for name, (side, field) in ENCODED.items()
-        } | dict(
+        seen = {name: getattr(encoded[side], field) for name, (side, field) in ENCODED.items()} | dict(
             zip(
                 ("sim_emb_caption0", "sim_vec_caption0"),
                 student.module.apply(
@@ -143,7 +141,9 @@ def test_embeddings_vectors_and_scores_equal_the_original(case, dtype, mode):
     for name, ours in {**seen, "scores": scores}.items():
         key = f"{case}/{mode}/f64/{name}"
         if key in ARRAYS:
-            golden.assert_close(f"sgraf {dtype} {name}", ours, ARRAYS[key], *tolerance(dtype, roundings[name]))
+            golden.assert_close(
+                f"sgraf {dtype} {name}", ours, ARRAYS[key], *tolerance(dtype, roundings[name])
+            )
             compared += 1
     assert compared == {"eval": 8, "train": 5}[mode]
 
@@ -170,8 +170,17 @@ def test_losses_and_gradients_equal_the_original(case, dtype, mode):
                     ARRAYS[key],
                     *tolerance(dtype, roundings[name] + 1e-6 * recorded["f64"]["grad"][name]["l2"]),
                 )
-            check_statistics(f"sgraf {dtype} gradients", name, ours, recorded["f64"]["grad"][name], dtype, roundings[name])
-        check_statistics(f"sgraf {dtype} gradient by images", "images", by_image, recorded["f64"]["grad_images"], dtype, 1e-5)
+            check_statistics(
+                f"sgraf {dtype} gradients", name, ours, recorded["f64"]["grad"][name], dtype, roundings[name]
+            )
+        check_statistics(
+            f"sgraf {dtype} gradient by images",
+            "images",
+            by_image,
+            recorded["f64"]["grad_images"],
+            dtype,
+            1e-5,
+        )
 
 
 def check_statistics(family, name, ours, recorded, dtype, rounding):
@@ -187,7 +196,9 @@ def check_statistics(family, name, ours, recorded, dtype, rounding):
 @every_run
 def test_running_statistics_move_once_for_each_caption(case, dtype):
     state = evaluated(case, dtype, "train")[2]
-    buffers = table.to_tensors({"params": start(case, dtype)[1]["params"], **state}, start(case, dtype)[0].sizes)
+    buffers = table.to_tensors(
+        {"params": start(case, dtype)[1]["params"], **state}, start(case, dtype)[0].sizes
+    )
     prefix = f"{case}/train/f64/buffer_after_one_forward/"
     recorded = {key.removeprefix(prefix): value for key, value in ARRAYS.items() if key.startswith(prefix)}
     assert len(recorded) == (6 if case.startswith("saf") else 4)
@@ -202,11 +213,18 @@ def test_five_training_steps_equal_the_original(case, dtype):
     moments = None
     for step in range(5):
         matrices, _, model_state, (gradients, _) = run(
-            case, dtype, "train", variables, f"step{step}", of=lambda *matrices: hinge_and_gradient(*matrices)[1]
+            case,
+            dtype,
+            "train",
+            variables,
+            f"step{step}",
+            of=lambda *matrices: hinge_and_gradient(*matrices)[1],
         )
         with golden.precision(dtype):
             loss = hinge_and_gradient(*matrices)[0]
-        golden.assert_close(f"sgraf {dtype} steps: loss", loss, recorded["f64"]["losses"][step], *OF_LOSSES[dtype])
+        golden.assert_close(
+            f"sgraf {dtype} steps: loss", loss, recorded["f64"]["losses"][step], *OF_LOSSES[dtype]
+        )
         params, moments, norm = adam(step + 1, gradients, moments, variables["params"])
         expected = recorded["f64"]["total_norm_before_clip"][step]
         golden.assert_close(f"sgraf {dtype} steps: norm", norm, expected, {"f32": 1e-4, "f64": 1e-11}[dtype])
@@ -259,9 +277,14 @@ def test_hinge_equals_the_original(name, violation, negatives, dtype):
             lambda s: hinge(s, margin=recorded["margin"], negatives=negatives)
         )(scores)
     golden.assert_close(
-        f"hinge {dtype}", loss, recorded[f"{violation}/f64"], *((0, 1e-5) if dtype == "f32" else (1e-12, 1e-12))
+        f"hinge {dtype}",
+        loss,
+        recorded[f"{violation}/f64"],
+        *((0, 1e-5) if dtype == "f32" else (1e-12, 1e-12)),
     )
-    golden.assert_close(f"hinge {dtype} gradient", gradient, ARRAYS[f"loss/{name}/f64/grad_{violation}"], 0, 0)
+    golden.assert_close(
+        f"hinge {dtype} gradient", gradient, ARRAYS[f"loss/{name}/f64/grad_{violation}"], 0, 0
+    )
 
 
 # --- CUSA on top: derived as the paper's appendix describes -----------------------------------------------------
@@ -313,9 +336,14 @@ def test_cusa_on_scores_and_uni_modal_heads(case, dtype, mode, variant):
     named = table.to_tensors({"params": gradients}, sizes)
     for side in ("image", "text"):
         head = gradients[f"uni_{side}"]
-        named |= {f"uni_{side}_projection.weight": head["kernel"].T, f"uni_{side}_projection.bias": head["bias"]}
+        named |= {
+            f"uni_{side}_projection.weight": head["kernel"].T,
+            f"uni_{side}_projection.bias": head["bias"],
+        }
     named |= dict(zip(("tau_cross", "tau_uni"), map(np.asarray, by_tau), strict=True))
     assert named.keys() == recorded["grad_f64"].keys()
     for name, ours in named.items():
         rounding = recorded["grad_f32_minus_f64_max_abs"][name]
-        check_statistics(f"sgraf cusa {dtype} gradients", name, ours, recorded["grad_f64"][name], dtype, rounding)
+        check_statistics(
+            f"sgraf cusa {dtype} gradients", name, ours, recorded["grad_f64"][name], dtype, rounding
+        )

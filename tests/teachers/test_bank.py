@@ -192,7 +192,7 @@ def test_a_bank_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
 
 def test_a_bank_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"bank: the bank cannot be read or written \(Not a directory"):
+    with pytest.raises(InputError, match=r"bank: cannot be locked \(Not a directory"):
         make(tmp_path / "file" / "bank")
 
 

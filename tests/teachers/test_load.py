@@ -171,7 +171,7 @@ def test_a_teacher_from_outside_is_an_entry_of_the_table(tmp_path, world_train, 
     settings = config(image=str(tmp_path), bank=str(tmp_path / "bank") if bank else "")
     teachers, params = load_teachers(settings, world_train, mesh)
     mix = np.full((3, 3), 0.5) + np.eye(3)
-    images = np.stack([world_train.table.read_image(n, 16)[0] for n in range(IMAGE_COUNT)])
+    images = np.stack([world_train.images.read(n, Pixels(16))[0] for n in range(IMAGE_COUNT)])
     expected = (images.mean((1, 2)) - 127) @ mix
     if bank:
         np.testing.assert_allclose(np.asarray(params["image"])[:IMAGE_COUNT], expected, rtol=1e-4, atol=1e-3)

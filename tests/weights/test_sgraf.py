@@ -20,13 +20,24 @@ from cusa_jax.weights.hub import Weights
 
 def checkpoint(case, **changed):
     """What the authors' train.py saves."""
-    config, tensors = golden_models.case(case)["config"], golden_models.tensors(case, golden_models.case(case)["shapes"])
+    config, tensors = (
+        golden_models.case(case)["config"],
+        golden_models.tensors(case, golden_models.case(case)["shapes"]),
+    )
     model = [
         {name.removeprefix(f"{encoder}."): x for name, x in tensors.items() if name.startswith(encoder)}
         for encoder in sgraf.ENCODERS
     ]
-    options = {name: config[name] for name in sgraf.OPTIONS if name != "vocab_size"} | {"data_name": "f30k_precomp"}
-    return {"epoch": 3, "model": model, "best_rsum": 400.5, "opt": torch_file.Namespace(options), "Eiters": 7} | changed
+    options = {name: config[name] for name in sgraf.OPTIONS if name != "vocab_size"} | {
+        "data_name": "f30k_precomp"
+    }
+    return {
+        "epoch": 3,
+        "model": model,
+        "best_rsum": 400.5,
+        "opt": torch_file.Namespace(options),
+        "Eiters": 7,
+    } | changed
 
 
 @pytest.mark.parametrize("case", ["sgr_s2", "saf_s3"])
@@ -60,7 +71,9 @@ def test_options_are_a_namespace_to_python(tmp_path):
 
 def test_uni_modal_heads_are_left_out_on_the_way_home(tmp_path):
     student, variables = golden_models.student("sgr_s1", "f32", fc_width=3)
-    variables["params"]["uni_image"] = variables["params"]["uni_text"] = {"kernel": np.ones((16, 3), np.float32)}
+    variables["params"]["uni_image"] = variables["params"]["uni_text"] = {
+        "kernel": np.ones((16, 3), np.float32)
+    }
     weights = Weights("sgraf", student.sizes, variables, heads=("uni",))
     write_weights(tmp_path / "a.tar", weights)
     assert read_weights(tmp_path / "a.tar").heads == ()
@@ -97,7 +110,16 @@ def test_sizes_of_the_released_models():
     embed, sim, word, image = 1024, 256, 300, 2048
     words = 2 * (3 * embed * (word + embed) + 6 * embed)
     attention = 2 * (2 * embed * (embed + 1) + embed + 1)
-    common = 8481 * word + words + (image + 1) * embed + attention + 2 * (36 + embed) + 2 * (embed + 1) * sim + sim + 1
+    common = (
+        8481 * word
+        + words
+        + (image + 1) * embed
+        + attention
+        + 2 * (36 + embed)
+        + 2 * (embed + 1) * sim
+        + sim
+        + 1
+    )
     for name, own in (("sgr", 3 * 3 * (sim + 1) * sim), ("saf", sim + 1 + 2)):
         family, sizes = families.presets()[name]
         shapes = jax.eval_shape(families.make(family, sizes, Options(heads=())).init, jax.random.key(0))
