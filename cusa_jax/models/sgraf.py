@@ -51,8 +51,8 @@ class Sgraf(nn.Module):
 
     def score(self, images: Encoding, texts: Encoding, train: bool = False) -> jax.Array:
         """Scores in (0, 1), [M, N]."""
-        one_group = jax.tree.map(lambda x: x[None], (images, texts))
-        return self.score_groups(*one_group, train=train)[0]
+        image_group, text_group = jax.tree.map(lambda x: x[None], (images, texts))
+        return self.score_groups(image_group, text_group, train)[0]
 
     def score_groups(self, images: Encoding, texts: Encoding, train: bool) -> jax.Array:
         """[G, M, N] of G groups of images and texts, [G, M, …] and [G, N, …]."""
