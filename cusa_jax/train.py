@@ -111,7 +111,7 @@ def _loop(
             log.start_clock(step, metrics)
         stop, end_of_epoch = stop_requested(step), step % run.steps_per_epoch == 0
         save = end_of_epoch or stop or step % config.checkpoint.every_steps == 0
-        report = step in (first, run.last_step) or step % config.log.every_steps == 0
+        report = step in (1, run.last_step) or step % config.log.every_steps == 0
         if save or report:
             latest = recent.check(step)
         if report:
