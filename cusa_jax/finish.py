@@ -14,13 +14,11 @@ from cusa_jax.errors import InputError
 from cusa_jax.evaluation.retrieval import Evaluator, ScoredSplit, metrics
 from cusa_jax.experiment import Experiment, build
 from cusa_jax.jsonfile import read_json, write_json
-from cusa_jax.report.page import REPORT, Evidence, gather, write_report
-from cusa_jax.report.soft_labels import of_first_batch
 from cusa_jax.runlog import RunLog, read_results
 from cusa_jax.train import Stopped, Trained, train
 from cusa_jax.types import Params
 from cusa_jax.weights.formats import load_model
-from cusa_jax.workdir import CONFIG, RESULTS, check_owner, claimed
+from cusa_jax.workdir import CONFIG, REPORT, RESULTS, check_owner, claimed
 
 
 def run(config: Any, workdir: Path) -> dict[str, float] | None:
@@ -52,7 +50,7 @@ def finish(trained: Trained, workdir: Path) -> dict[str, float]:
             write_json(workdir / RESULTS, results)
         with contextlib.closing(_log(trained.run, workdir)) as log:
             log.evaluated(trained.step, "test", test)
-        page = write_report(workdir, _evidence(trained.run, trained.variables, scored))
+        page = _write_report(workdir, trained.run, trained.variables, scored)
     if is_first():
         print(
             f"results: {workdir / RESULTS}",
@@ -69,6 +67,8 @@ def report(workdir: Path) -> Path:
 
     Raises InputError for a run that is not finished.
     """
+    from cusa_jax.report import page
+
     read_results(workdir)
     config = from_values(read_json(workdir / CONFIG), workdir / CONFIG)
     try:
@@ -76,17 +76,21 @@ def report(workdir: Path) -> Path:
     except InputError as error:
         missing = f"Not shown: {error}"
         print(missing)
-        return write_report(workdir, None, missing)
+        return page.write_report(workdir, None, missing)
     variables = sharding.put_params(load_model(workdir)[1], experiment.mesh)
-    return write_report(workdir, _evidence(experiment, variables, _score_test(experiment, variables)))
+    return _write_report(workdir, experiment, variables, _score_test(experiment, variables))
 
 
 def _score_test(run: Experiment, variables: Params) -> ScoredSplit:
     return Evaluator(run.recipe.student, run.mesh, run.config).score(variables, run.splits["test"])
 
 
-def _evidence(run: Experiment, variables: Params, scored: ScoredSplit) -> Evidence:
-    return gather(scored, run.splits["test"], of_first_batch(run, variables))
+def _write_report(workdir: Path, run: Experiment, variables: Params, scored: ScoredSplit) -> Path:
+    # Plots and templates take a second to import, which a training that begins need not wait for.
+    from cusa_jax.report import page, soft_labels
+
+    similarities = soft_labels.of_first_batch(run, variables)
+    return page.write_report(workdir, page.gather(scored, run.splits["test"], similarities))
 
 
 def _log(run: Experiment, workdir: Path) -> RunLog:

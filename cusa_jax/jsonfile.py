@@ -37,6 +37,20 @@ def read_any_json(path: Path, remedy: str = "bring it back, or remove it") -> An
     return parse_json(content, path, remedy)
 
 
+def read_captions_json(path: Path) -> Any:
+    """The JSON value in a file of captions, which can be large and whose texts are checked row by row.
+
+    Raises InputError naming the file where it cannot be read, or is no JSON.
+    """
+    try:
+        # Windows editors begin a file with a byte order mark.
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable JSON file ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def parse_json(content: bytes | str, where: object, remedy: str = "get it again") -> Any:
     """The JSON value of a text, UTF-8 if it is bytes. Errors: `read_json`, naming `where`."""
     try:

@@ -14,6 +14,7 @@ from cusa_jax.lock import LOCK, check_free, held
 
 CONFIG = "config.json"
 RESULTS = "results.json"
+REPORT = "report.html"
 
 # Keys that change how a run is carried out but not what it computes: they may differ when it is continued.
 # Data that were moved are recognised by what is in them (see train.py).

@@ -20,9 +20,9 @@ from cusa_jax.evaluation.record import Evaluated, comparison, comparison_table, 
 from cusa_jax.evaluation.suite import Evaluation, Folders
 from cusa_jax.evaluation.suites import SUITES
 from cusa_jax.jsonfile import write_json
-from cusa_jax.report.page import REPORT, write_evaluation
+from cusa_jax.report.page import write_evaluation
 from cusa_jax.settings import nearest
-from cusa_jax.workdir import RESULTS
+from cusa_jax.workdir import REPORT, RESULTS
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "Folder of a run, of a Hugging Face CLIP or of a sentence encoder."

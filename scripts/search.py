@@ -27,7 +27,7 @@ from cusa_jax.inputs import Pixels
 from cusa_jax.report.page import write_search
 from cusa_jax.search import index
 from cusa_jax.search.photos import UNREADABLE
-from cusa_jax.search.query import top_k
+from cusa_jax.top_k import top_k
 from cusa_jax.weights.formats import load_model
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Folder of a training, or a CLIP of any format.")

@@ -10,7 +10,7 @@ from scipy import stats
 from cusa_jax import controls
 from cusa_jax.config import default_config
 from cusa_jax.controls import BASELINE, CELLS, Cell
-from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.splits import Split
 from cusa_jax.evaluation.result import Result

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.data.layouts.prepared import (
     FORMAT,
     MANIFEST,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -26,6 +25,7 @@ from cusa_jax.data.prefetch import OnBadImage, decode_all, threads_per_worker
 from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Pixels
+from cusa_jax.jsonfile import read_json, write_json
 
 SHARD_BYTES = 256 * 2**20  # of pixels; what a kill can cost
 _NAME, _VERSION = "captioned_images", "1.0.0"
@@ -59,7 +59,7 @@ def write(
         builder.download_and_prepare(
             download_dir=empty, download_config=tfds.download.DownloadConfig(extract_dir=empty)
         )
-    (target / _CHECKSUMS).write_text(json.dumps(staging.checksums, indent=2) + "\n")
+    write_json(target / _CHECKSUMS, staging.checksums)
     shutil.rmtree(staging.folder)
 
 
@@ -216,11 +216,8 @@ def _checksum(file: Path) -> str | None:
 
 def _verify(target: Path) -> None:
     way_out = f"delete {target.parent} and prepare again"
-    try:
-        checksums = json.loads((target / _CHECKSUMS).read_text())
-        damaged = [file for file, checksum in checksums.items() if _checksum(target / file) != checksum]
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{target / _CHECKSUMS}: cannot be read ({error}); {way_out}") from error
+    checksums = read_json(target / _CHECKSUMS, way_out)
+    damaged = [file for file, checksum in checksums.items() if _checksum(target / file) != checksum]
     if damaged:
         raise InputError(
             f"{target}: {damaged[0]} is damaged ({len(damaged)} of {len(checksums)} files); {way_out}"

@@ -10,7 +10,8 @@ import numpy as np
 from absl import logging
 
 from cusa_jax.data import world
-from cusa_jax.data.captions import CaptionTable, clean_captions, read_table
+from cusa_jax.data.caption_table import CaptionTable
+from cusa_jax.data.captions import clean_captions, read_table
 from cusa_jax.data.layouts import find_captions
 from cusa_jax.data.layouts.prepared import is_prepared
 from cusa_jax.data.sources import ImageFiles, ImageSource, SelectedImages

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.suite import Dataset
 

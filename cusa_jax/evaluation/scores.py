@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.ranking import BLOCK_SCORES, Positives, Ranking, Rows, rank
-from cusa_jax.search.query import top_k
+from cusa_jax.top_k import top_k
 
 Way = Literal["i2t", "t2i"]
 

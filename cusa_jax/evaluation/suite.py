@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.data.splits import read_split
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.metrics import Metric

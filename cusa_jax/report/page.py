@@ -27,9 +27,8 @@ from cusa_jax.report.plots import training_curves, validation_curves
 from cusa_jax.report.study import Study, study
 from cusa_jax.runlog import read_results
 from cusa_jax.types import Similarities, SoftLabels
-from cusa_jax.workdir import CONFIG
+from cusa_jax.workdir import CONFIG, REPORT
 
-REPORT = "report.html"
 # Pixels of the longer side.
 _THUMBNAIL = 240
 

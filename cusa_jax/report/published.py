@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.evaluation.metrics import METRICS
 from cusa_jax.evaluation.recall import COCO5K, FLICKR30K
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import jax.numpy as jnp
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from cusa_jax.errors import InputError, one_line
+from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import read_any_json
 from cusa_jax.teachers.features import SUFFIXES
 from cusa_jax.types import Params, Teacher
 
@@ -84,12 +84,7 @@ def read_json(path: Path, purpose: str = "it is needed", kind: type = dict) -> A
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; {purpose}")
-    try:
-        value = json.loads(path.read_text(encoding="utf8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({one_line(str(error))})") from error
+    value = read_any_json(path, "get it again")
     if not isinstance(value, kind):
         expected = "a JSON object" if kind is dict else "a list of JSON objects"
         raise InputError(f"{path}: must hold {expected}")

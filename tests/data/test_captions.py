@@ -163,8 +163,8 @@ def test_the_reference_s_file_name_comes_first(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[{", r"a\.json: not valid JSON"),
-        ("[" * 100_000, r"a\.json: not valid JSON"),
+        ("[{", r"a\.json: not a readable JSON file"),
+        ("[" * 100_000, r"a\.json: not a readable JSON file"),
         (3, r"a\.json: neither .*, nor a list of rows .*, nor a Karpathy file .*, nor a table"),
         ({"annotations": []}, r"a\.json: neither .* nor a list of rows"),
         ([], r"a\.json: no captions of split 'train'"),

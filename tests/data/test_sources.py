@@ -9,7 +9,7 @@ from absl import flags
 from PIL import Image
 
 from cusa_jax.data import sources
-from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.data.pipeline import image_batches, train_batches
 from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.splits import Split

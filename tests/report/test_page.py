@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cusa_jax.config import default_config
-from cusa_jax.data.captions import CaptionTable
+from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError

@@ -140,13 +140,13 @@ def test_a_number_in_place_of_what_was_never_computed_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "told"),
     [
-        ("bank.json", b"", r"bank\.json: not valid JSON .*; delete "),
+        ("bank.json", b"", r"bank\.json: not a readable JSON file .*; delete "),
         ("bank.json", b"{}", r"bank\.json: not a readable record of a bank .*; delete "),
         ("bank.json", b"[]", r"bank\.json: must hold a JSON object; delete "),
         (
             "bank.json",
             b'{"shape": [21, ' + b"[" * 100_000,
-            r"bank\.json: not valid JSON .*; delete ",
+            r"bank\.json: not a readable JSON file \(nested too deeply.*; delete ",
         ),
         ("features.f32", b"\0" * 40, r"features\.f32: is not float32 \[21, 24\]; delete "),
         ("features.f32", None, r"features\.f32: the bank cannot be read or written \(No such file"),

@@ -52,8 +52,8 @@ def test_source_that_is_no_teacher(tmp_path, load, name, told):
         ("{}", "model_type is None"),
         ('{"model_type": ["bert"]}', r"model_type is \['bert'\]"),
         ("[1]", "must hold a JSON object"),
-        ('{"model_type"', "not valid JSON"),
-        ("[" * 100_000, "not valid JSON"),
+        ('{"model_type"', "not a readable JSON file"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 @pytest.mark.parametrize("load", [load_text, load_image])

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.data.sources import ImageFiles, ImageSource
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs
-
-if TYPE_CHECKING:
-    from cusa_jax.data.captions import CaptionTable
+from cusa_jax.jsonfile import read_captions_json
 
 
 class Row(NamedTuple):
@@ -43,7 +41,7 @@ class CaptionFile:
     @functools.cached_property
     def json(self) -> Any:
         """Its content; None where its name does not end in .json. Raises InputError where it is broken."""
-        return read_json(self.path) if self.path.suffix.lower() == ".json" else None
+        return read_captions_json(self.path) if self.path.suffix.lower() == ".json" else None
 
 
 def open_image_files(
@@ -74,16 +72,6 @@ class Layout:
         open_image_files
     )
     hint: Callable[[Path, str], str] = lambda folder, split: ""
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file. Raises InputError where it cannot be read."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))  # Windows editors write a BOM
-    except (ValueError, RecursionError) as error:  # also a UnicodeDecodeError
-        raise InputError(f"{file}: not valid JSON ({error})") from error
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def field(file: Path, where: str, row: Any, key: str, *types: type) -> Any:

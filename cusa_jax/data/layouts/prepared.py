@@ -21,14 +21,15 @@ import numpy as np
 from PIL import Image
 
 from cusa_jax.data.layouts import flat
-from cusa_jax.data.layouts.layout import CaptionFile, Layout, Row, read_json
+from cusa_jax.data.layouts.layout import CaptionFile, Layout, Row
 from cusa_jax.data.sources import ImageFiles, ImageSource
 from cusa_jax.data.tokenize import VOCAB_SIZE, tokenizer_identity
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import ImageInputs, Inputs, Pixels
+from cusa_jax.jsonfile import read_any_json, read_captions_json
 
 if TYPE_CHECKING:
-    from cusa_jax.data.captions import CaptionTable
+    from cusa_jax.data.caption_table import CaptionTable
 
 MANIFEST = "prepared.json"
 FORMAT = 2  # 1 knew nothing but CLIP's pixels and tokens
@@ -113,7 +114,7 @@ def differing(
 def read_manifest(folder: Path) -> dict[str, Any]:
     """'image', 'text' and 'captions' of prepared.json. Raises InputError for what is no such file."""
     file = folder / MANIFEST
-    manifest = read_json(file)
+    manifest = read_any_json(file)
     try:
         if manifest["format"] == 1:
             image = {"size": manifest["image_size"], "resize": "crop", "resampling": "bicubic"}
@@ -150,7 +151,7 @@ def _read(file: CaptionFile, split: str, root: Path) -> Iterator[Row] | None:
     if split not in known:
         raise InputError(f"{folder}: was prepared without a split '{split}'; it has {', '.join(known)}")
     captions = folder / f"{split}.json"
-    return flat.rows(captions, read_json(captions), root)
+    return flat.rows(captions, read_captions_json(captions), root)
 
 
 def _open(

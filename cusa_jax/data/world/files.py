@@ -18,6 +18,7 @@ from PIL import Image
 from cusa_jax.data.world.scenes import meanings
 from cusa_jax.data.world.splits import SPECIFICITY, World, generate
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import read_json, write_json
 
 DEFAULT_SIZES = {"train": 10_000, "val": 500, "test": 500}
 _WITH_RELEVANCE = ("val", "test")
@@ -116,11 +117,12 @@ def _is_written(folder: Path, arguments: dict) -> bool:
                 f"{folder}: is in the way of the embedded world; remove it or name another folder"
             )
         return False
-    try:
-        written = json.loads(record.read_text())
-        differing = [name for name, value in arguments.items() if written[name] != value]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{record}: not a record of the embedded world; remove {folder}") from error
+    written = read_json(record, f"remove {folder}")
+    if lacking := [name for name in arguments if name not in written]:
+        raise InputError(
+            f"{record}: not a record of the embedded world, without {lacking[0]}; remove {folder}"
+        )
+    differing = [name for name, value in arguments.items() if written[name] != value]
     if differing:
         name = differing[0]
         raise InputError(
@@ -146,7 +148,7 @@ def _write_draft(folder: Path, arguments: dict) -> None:
             split: sum(key in train for key in keys) for split, keys in split_meanings.items()
         },
     }
-    (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    write_json(folder / _RECORD, record)
 
 
 def _write_split(folder: Path, split: str, drawn: World) -> None:

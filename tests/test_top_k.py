@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cusa_jax.search.query import top_k
+from cusa_jax.top_k import top_k
 
 
 @pytest.mark.parametrize("tile", [1, 7, 40, 100])
