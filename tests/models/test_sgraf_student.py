@@ -1,4 +1,4 @@
-"""SGR, SAF and VSE++ as students: tiles, padding, groups, dropout, blocks of images, bfloat16; the original's data path."""
+"""SGR, SAF and VSE++ as students: tiles, padding, groups, dropout, blocks of images, bfloat16; the data path."""
 
 import functools
 
