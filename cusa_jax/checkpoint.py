@@ -149,7 +149,7 @@ class Checkpoints:
         return restored, ""
 
     def _check_version(self, step: int) -> None:
-        """Raises InputError where the checkpoint has the state of an earlier version of this program."""
+        """Raises InputError where a checkpoint is of an earlier version of this program: it names no family."""
         try:
             described = self._latest.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))[
                 "config"

@@ -47,7 +47,7 @@ def like() -> TrainState:
 def described(**config):
     values = default_config()
     values.update_from_flattened_dict(config)
-    return {"config": values.to_dict(), "student": {"family": "none"}}
+    return {"config": values.to_dict(), "family": "none", "sizes": {}}
 
 
 @pytest.fixture

@@ -90,14 +90,17 @@ def _unrecognised(source: Source) -> str:
                 f"no {CONFIG} in it; a folder of weights has one, or open_clip_config.json, or a run's best/"
             )
         said = one_line(repr(source.config.get("model_type")))[:80]
-        return f"{CONFIG} says model_type {said}; read are folders of {', '.join(_families())}"
+        return f"{CONFIG} says model_type {said}; read are folders of {', '.join(_families(folders=True))}"
     for key, reason in _OTHERS.items():
         if key in source.tensors:
             return reason
     names = list(source.tensors)[:3]
     held = one_line(f"tensors such as {', '.join(names)}") if names else "no tensors"
-    return f"not the weights of a model that is read here ({', '.join(_families())}): it holds {held}"
+    return f"not the weights of a model that is read here ({', '.join(_families(folders=False))}): it holds {held}"
 
 
-def _families() -> list[str]:
-    return sorted({known.family for known in FORMATS.values() if known.family})
+def _families(folders: bool) -> list[str]:
+    """Those that have a format that is written as a folder, or as a file."""
+    return sorted(
+        {known.family for known in FORMATS.values() if known.family and folders == (known.suffix == "")}
+    )

@@ -427,7 +427,7 @@ def test_every_wrong_key_is_told_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "told"),
     [
-        ({}, "not the weights of a model that is read here .clip, siglip.: it holds no tensors"),
+        ({}, "not the weights of a model that is read here .clip, sgraf.: it holds no tensors"),
         ({"a.b": np.zeros(3)}, "it holds tensors such as a.b"),
         ({"visual.proj": np.zeros((3, 3))}, "not the weights of a CLIP: there is no text_projection"),
         ({"patch_embed.proj.weight": np.zeros(3)}, "UNICOM, an image teacher"),
