@@ -137,7 +137,7 @@ def build_student(config: Config) -> tuple[Student, Params, Mapping[str, np.ndar
     Weights that are all fresh are announced loudly. Raises InputError where weights and configuration disagree.
     """
     family, sizes, weights = find_sizes(config)
-    student = families.make(family, sizes, student_options(config))
+    student = families.make(family, sizes, student_options(config, weights.tokenizer if weights else ""))
     _check_student(config, student)
     variables = jax.jit(student.init)(jax.random.key(config.seed))
     if weights is None:
@@ -152,6 +152,12 @@ def find_sizes(config: Config) -> tuple[str, Any, Weights | None]:
     Raises InputError where preset and weights are different models, or neither says the sizes.
     """
     preset = families.presets().get(config.model.name)
+    if preset:
+        preset = preset[0], families.edited(preset[1], config.model.sizes)
+    elif config.model.sizes:
+        raise InputError(
+            "config.model.sizes changes a preset's; config.model.name='auto' takes those of init_from"
+        )
     if not config.init_from:
         if preset is None:
             raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
@@ -162,8 +168,11 @@ def find_sizes(config: Config) -> tuple[str, Any, Weights | None]:
     return weights.family, weights.sizes, weights
 
 
-def student_options(config: Config) -> Options:
-    """What `config` decides of its student: the pairs of heads that the losses compare, and how it computes."""
+def student_options(config: Config, tokenizer: str = "") -> Options:
+    """What `config` decides of its student: the pairs of heads that the losses compare, and how it computes.
+
+    tokenizer: of the weights that it starts from.
+    """
     compared = reads(config.loss)
     cross = "image_text" in compared
     uni = bool({"image_image", "text_text"} & compared)
@@ -173,6 +182,7 @@ def student_options(config: Config) -> Options:
         dtype=config.model.dtype,
         remat=config.model.remat,
         attention=config.model.attention,
+        tokenizer=config.model.tokenizer or tokenizer,
     )
 
 

@@ -83,8 +83,10 @@ ImageInputs: TypeAlias = Pixels | Regions
 class Text:
     """Token ids of a caption: int32 [length], filled up with `pad_id`.
 
-    tokenizer: a name in `data.tokenize.TOKENIZERS`, or a tokenizer.json, or the folder that holds one.
+    tokenizer: a name in `data.tokenize.TOKENIZERS`, or a tokenizer.json or the folder that holds one, or a vocabulary
+    of words (`data.vocabulary`).
     may_cut: whether columns that are padding in every row may be left out (a causal text tower, for one).
+    cleaned: whether captions are cleaned first (`data.captions.clean_caption`), or tokenised as they were written.
     """
 
     length: int
@@ -92,6 +94,7 @@ class Text:
     tokenizer: str = "clip"
     pad_id: int = 0
     may_cut: bool = True
+    cleaned: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,8 @@ def model_names() -> tuple[str, ...]:
 @dataclasses.dataclass(frozen=True)
 class Model:
     name: str = choice("vit_b_32", "a preset's sizes; 'auto' takes those of init_from", model_names)
+    sizes: str = string("", "what differs from the preset's, 'embed_size=256,bi_gru=false'")
+    tokenizer: str = string("", "tokenizer.json or its folder, vocabulary of words; '' is the weights' own")
     dtype: str = choice("float32", "of the student's computation", ("float32", "bfloat16"))
     remat: bool = switch(False, "compute activations again in the backward pass: less memory, more time")
     attention: str = choice("xla", "'cudnn': one fused kernel, on NVIDIA GPUs in bfloat16", tuple(ATTENTION))

@@ -14,10 +14,13 @@ from absl import logging
 
 from cusa_jax import sharding
 from cusa_jax.checkpoint import Checkpoints
+from cusa_jax.data import tokenizer_file
+from cusa_jax.data.tokenize import TOKENIZERS
 from cusa_jax.distributed import is_first, stop_requests, together
 from cusa_jax.errors import Diverged, InputError
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.experiment import Experiment, build
+from cusa_jax.files import written_whole
 from cusa_jax.keys import Config
 from cusa_jax.models import families
 from cusa_jax.runlog import RunLog
@@ -65,6 +68,7 @@ def train(config: Config, workdir: Path) -> Trained | Stopped:
         contextlib.closing(run.batches),
         stop_requests() as stop_requested,
     ):
+        _keep_tokenizer(student.inputs.text.tokenizer, workdir)
         state, progress = _resume_or_start(run, checkpoints)
         _announce(run, int(state.step))
         log = RunLog(workdir, run.last_step, run.steps_per_epoch, config.batch_size, start=int(state.step))
@@ -172,6 +176,13 @@ def _resume_or_start(run: Experiment, checkpoints: Checkpoints) -> tuple[TrainSt
             "back, or choose another --workdir"
         )
     return state, progress
+
+
+def _keep_tokenizer(tokenizer: str, workdir: Path) -> None:
+    """A copy of a tokenizer that comes with weights: the run's folder holds all of its model."""
+    if tokenizer not in TOKENIZERS and is_first():
+        with written_whole(workdir / tokenizer_file.FILE) as fresh:
+            fresh.write_bytes(tokenizer_file.content(tokenizer))
 
 
 def _announce(run: Experiment, step: int) -> None:

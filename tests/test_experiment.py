@@ -60,3 +60,32 @@ def test_heads_are_those_that_the_terms_compare(off, heads, expected):
     weights = {f"loss.{term}.weight": 0.0 for term in off}
     options = experiment.student_options(config(**weights, **{"model.heads": heads}))
     assert options.heads == expected
+
+
+def test_sizes_that_differ_from_a_preset_s():
+    changes = "embed_size=64, bi_gru=false,regions=49,dropout=0.1"
+    family, sizes, _ = experiment.find_sizes(config(**{"model.name": "saf", "model.sizes": changes}))
+    assert (family, sizes.module_name) == ("sgraf", "SAF")
+    assert (sizes.embed_size, sizes.bi_gru, sizes.regions, sizes.dropout) == (64, False, 49, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("saf", "embed_sise=64", r"no 'embed_sise' \(did you mean 'embed_size'\?\)"),
+        ("saf", "embed_size=many", "'embed_size=many' should be a int, such as embed_size=1024"),
+        ("saf", "bi_gru=1", "'bi_gru=1' should be a bool"),
+        ("saf", "regions=0", "regions 0 must be at least 1"),
+        ("auto", "regions=9", "takes those of init_from"),
+    ],
+)
+def test_sizes_that_make_no_model(name, changes, said):
+    with pytest.raises(InputError, match=said):
+        experiment.find_sizes(
+            config(**{"model.name": name, "model.sizes": changes, "init_from": "" if name != "auto" else "x"})
+        )
+
+
+def test_a_clip_has_a_tokenizer_of_its_own():
+    with pytest.raises(InputError, match=r"model\.tokenizer='x\.json': a CLIP has a tokenizer of its own"):
+        experiment.build_student(config(**{"model.tokenizer": "x.json"}))

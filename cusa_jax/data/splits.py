@@ -26,7 +26,7 @@ SPLITS = ("train", "val", "test")
 class Split:
     """A split ready for the encoders.
 
-    captions: the cleaned texts, as student and teacher read them. tokens: int32 [N, L] ids of the student's
+    captions: the cleaned texts, as the teacher reads them. tokens: int32 [N, L] ids of the student's
     vocabulary. relevance: bool [N, M] or None, whether image m satisfies caption n, annotated or not.
     images: the M images.
     """
@@ -84,7 +84,7 @@ def load_split(path: str, split: str, inputs: Inputs, *, image_root: str) -> Spl
     images, tokens = layout.opens(file, split, table, inputs)
     captions = clean_captions(table.captions)
     if tokens is None:
-        tokens, cut = tokenizer(inputs.text)(captions)
+        tokens, cut = tokenizer(inputs.text)(captions if inputs.text.cleaned else table.captions)
         if cut:
             logging.warning("%s: %d captions over %d tokens were cut", split, cut, inputs.text.length)
     relevance = _relevance(file.parent / f"{split}_relevance.npy", table)

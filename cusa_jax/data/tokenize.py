@@ -1,5 +1,5 @@
-"""Captions to token ids: CLIP's, exactly (reference clip/simple_tokenizer.py and clip/clip.py:205), and those of a
-tokenizer.json, by the `tokenizers` library alone: nothing that lies beside it is read, least of all run.
+"""Captions to token ids: CLIP's, exactly (reference clip/simple_tokenizer.py and clip/clip.py:205), and the table of
+tokenizers; those that come with weights are in tokenizer_file.py.
 """
 
 from __future__ import annotations
@@ -8,23 +8,18 @@ import functools
 import gzip
 import hashlib
 import html
-import os
 import re
 from collections.abc import Callable, Iterator
 from importlib import resources
-from pathlib import Path
-from typing import TypeAlias
 
 import ftfy
 import numpy as np
 from tokenizers import Regex, models, pre_tokenizers
-from tokenizers import Tokenizer as Backend
 
+from cusa_jax.data import tokenizer_file
+from cusa_jax.data.tokenizer_file import Tokenizer
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Text
-
-# Texts -> (ids int32 [N, text.length], filled up with text.pad_id; how many texts were too long and had to be cut).
-Tokenizer: TypeAlias = Callable[[list[str]], tuple[np.ndarray, int]]
 
 CONTEXT_LENGTH = 77
 LENGTH_BUCKETS = (16, 24, 32, 48, 64, 77)
@@ -115,7 +110,7 @@ def tokenizer(text: Text) -> Tokenizer:
     Raises InputError where there is no such tokenizer, and at a text with an id that the model has no row for.
     """
     make = TOKENIZERS.get(text.tokenizer)
-    tokenize = make(text) if make else _from_file(_tokenizer_file(text.tokenizer), text)
+    tokenize = make(text) if make else tokenizer_file.from_file(text.tokenizer, text)
 
     def checked(texts: list[str]) -> tuple[np.ndarray, int]:
         ids, cut = tokenize(texts)
@@ -133,8 +128,8 @@ def tokenizer_identity(text: Text) -> str:
     """What tells tokenizers apart: a name in `TOKENIZERS`, or the checksum of the file."""
     if text.tokenizer in TOKENIZERS:
         return text.tokenizer
-    file = _tokenizer_file(text.tokenizer)
-    return f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+    held = tokenizer_file.content(text.tokenizer)
+    return f"{tokenizer_file.FILE} {hashlib.sha256(held).hexdigest()[:16]}"
 
 
 def fitted(ids: np.ndarray, text: Text) -> np.ndarray:
@@ -178,40 +173,3 @@ def _read_merges() -> list[tuple[str, str]]:
     lines = gzip.decompress(table.read_bytes()).decode("utf-8").split("\n")
     pairs = (line.split() for line in lines[1 : 1 + _MERGES])  # the first line is a version comment
     return [(first, second) for first, second in pairs]
-
-
-def _tokenizer_file(source: str) -> Path:
-    path = Path(source).expanduser()
-    file = path / "tokenizer.json" if os.path.isdir(path) else path
-    if not os.path.isfile(file):
-        known = ", ".join(TOKENIZERS)
-        raise InputError(
-            f"{file}: no such tokenizer; it is one of {known}, or a tokenizer.json or its folder"
-        )
-    return file
-
-
-def _from_file(file: Path, text: Text) -> Tokenizer:
-    """The tokenizer that a tokenizer.json describes; its post-processor sets the special tokens, also in a cut text."""
-    try:
-        backend = Backend.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
-        raise InputError(f"{file}: not a readable tokenizer ({' '.join(str(error).split())})") from error
-    if text.length <= backend.num_special_tokens_to_add(is_pair=False):
-        raise InputError(f"{file}: texts of {text.length} tokens leave no room for words")
-    backend.no_padding()
-    backend.enable_truncation(text.length)
-
-    def tokenize(texts: list[str]) -> tuple[np.ndarray, int]:
-        encodings = backend.encode_batch(texts)
-        ids = np.full((len(texts), text.length), text.pad_id, np.int32)
-        for row, encoding in zip(ids, encodings, strict=True):
-            row[: len(encoding.ids)] = encoding.ids
-            if text.may_cut and encoding.ids[-1:] == [text.pad_id]:
-                raise InputError(
-                    f"{file}: texts end in the token {text.pad_id}, which is the padding too: without padding, their "
-                    "end would be lost"
-                )
-        return ids, sum(bool(encoding.overflowing) for encoding in encodings)
-
-    return tokenize

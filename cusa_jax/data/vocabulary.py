@@ -78,11 +78,15 @@ def build(captions: Iterable[str], threshold: int = THRESHOLD) -> Vocabulary:
 
 def read(file: Path) -> Vocabulary:
     """Raises InputError for what is no vocabulary: ids that are not 0, 1, …, or differ between its two tables."""
-    content = read_json(file, "a vocabulary of SCAN or SGRAF is one")
+    return parse(read_json(file, "a vocabulary of SCAN or SGRAF is one"), file)
+
+
+def parse(content: Mapping[str, Any], where: Path | str) -> Vocabulary:
+    """The vocabulary that a file's JSON is. Errors: `read`."""
     try:
         return _vocabulary(content)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{file}: not a vocabulary of SCAN or SGRAF: {one_line(str(error))}") from error
+        raise InputError(f"{where}: not a vocabulary of SCAN or SGRAF: {one_line(str(error))}") from error
 
 
 def _vocabulary(content: Mapping[str, Any]) -> Vocabulary:

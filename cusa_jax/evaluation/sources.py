@@ -109,7 +109,8 @@ class StudentSource:
         assert split is not None
         table = split.table
         images = self._images(name, split.images(self._student.inputs))
-        texts = self._texts(name, clean_captions(table.captions))
+        cleaned = self._student.inputs.text.cleaned
+        texts = self._texts(name, clean_captions(table.captions) if cleaned else table.captions)
         embeds = self._encoder.embeds
         return Captioned(
             scores=embedding.scores(self._encoder, self._variables, images, texts),

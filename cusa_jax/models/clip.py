@@ -22,7 +22,11 @@ def inputs(sizes: ClipConfig) -> Inputs:
 
 
 def student(sizes: ClipConfig, options: Options) -> DualEncoderStudent:
-    """A CLIP with the heads of `options`."""
+    """A CLIP with the heads of `options`. Raises InputError for a tokenizer that is not CLIP's."""
+    if options.tokenizer not in ("", "clip"):
+        raise InputError(
+            f"config.model.tokenizer='{options.tokenizer}': a CLIP has a tokenizer of its own; leave it empty"
+        )
     dtype = jnp.dtype(options.dtype)
     image: nn.Module = (
         ModifiedResNet(sizes, options.remat, dtype)

@@ -8,6 +8,7 @@ from typing import Any
 from cusa_jax.errors import InputError
 from cusa_jax.models import clip, sgraf, siglip, vse
 from cusa_jax.models.student import Family, Options, Student
+from cusa_jax.settings import nearest
 
 FAMILIES: dict[str, Family] = {
     "clip": clip.FAMILY,
@@ -15,6 +16,7 @@ FAMILIES: dict[str, Family] = {
     "sgraf": sgraf.FAMILY,
     "vse": vse.FAMILY,
 }
+_KINDS = {int: int, float: float, str: str}
 # Fields of sizes that weights decide, whatever the preset of their architecture says.
 OWN = ("activation", "mean", "std", "resize", "resampling", "pad_id")
 
@@ -32,6 +34,32 @@ def preset_name(sizes: Any) -> str | None:
 def make(family: str, sizes: Any, options: Options) -> Student:
     """The student of a family with these sizes. Raises InputError where they make no model."""
     return FAMILIES[family].student(sizes, options)
+
+
+def edited(sizes: Any, changes: str) -> Any:
+    """Sizes with `changes`, 'embed_size=256,bi_gru=false', as `config.model.sizes` says them.
+
+    Raises InputError for a field that there is not, a value of another kind, and sizes that make no model.
+    """
+    fields = {field.name: getattr(sizes, field.name) for field in dataclasses.fields(sizes)}
+    values = {}
+    for change in filter(None, (part.strip() for part in changes.split(","))):
+        name, _, text = change.partition("=")
+        if name not in fields:
+            raise InputError(
+                f"config.model.sizes: there is no '{name}'{nearest(name, fields)}; there are {', '.join(fields)}"
+            )
+        kind = type(fields[name])
+        try:
+            values[name] = {"true": True, "false": False}[text] if kind is bool else _KINDS[kind](text)
+        except (KeyError, ValueError):
+            raise InputError(
+                f"config.model.sizes: '{change}' should be a {kind.__name__}, such as {name}={fields[name]}"
+            ) from None
+    try:
+        return dataclasses.replace(sizes, **values)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(f"config.model.sizes='{changes}': {error}") from error
 
 
 def describe(family: str, sizes: Any) -> dict[str, Any]:

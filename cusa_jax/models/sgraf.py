@@ -124,7 +124,7 @@ def student(sizes: SgrafSizes, options: Options) -> SgrafStudent:
     """SGR or SAF; 'uni' of `options.heads` adds one layer a side for the uni-modal similarities."""
     module = Sgraf(sizes, "uni" in options.heads, options.remat, jnp.dtype(options.dtype))
     # The batch norms over regions look at all rows of a batch.
-    return SgrafStudent("sgraf", sizes, inputs(sizes), module, rows_independent=False)
+    return SgrafStudent("sgraf", sizes, inputs(sizes, options.tokenizer), module, rows_independent=False)
 
 
 FAMILY = Family(SgrafSizes, SGRAF_PRESETS, student)

@@ -72,7 +72,8 @@ def inputs(sizes: Sides, tokenizer: str = "") -> Inputs:
 
     tokenizer: the vocabulary's file; there is none that all data sets share.
     """
-    return Inputs(Regions(sizes.regions, sizes.img_dim), Text(sizes.max_words, sizes.vocab_size, tokenizer))
+    text = Text(sizes.max_words, sizes.vocab_size, tokenizer, cleaned=False)
+    return Inputs(Regions(sizes.regions, sizes.img_dim), text)
 
 
 SGRAF_PRESETS = {

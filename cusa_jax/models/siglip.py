@@ -30,7 +30,9 @@ def student(sizes: SiglipSizes, options: Options) -> DualEncoderStudent:
     """A SigLIP with the heads of `options`; without any, its embeddings are those of the released models."""
     compute = options.remat, jnp.dtype(options.dtype), options.attention
     towers = VisionTower(sizes, *compute), TextTower(sizes, *compute)
-    return DualEncoderStudent("siglip", sizes, inputs(sizes), DualEncoder(*towers, options.heads))
+    return DualEncoderStudent(
+        "siglip", sizes, inputs(sizes, options.tokenizer), DualEncoder(*towers, options.heads)
+    )
 
 
 FAMILY = Family(SiglipSizes, PRESETS, student)

@@ -100,13 +100,14 @@ class Options:
     """What a configuration decides of a student beyond its sizes.
 
     heads: which pairs it has, of 'cross' and 'uni'. dtype: of the computation. remat: recompute activations in the
-    backward pass. attention: of `models.layers.ATTENTION`.
+    backward pass. attention: of `models.layers.ATTENTION`. tokenizer: as in `inputs.Text`; '' is the family's own.
     """
 
     heads: tuple[str, ...] = ("cross", "uni")
     dtype: str = "float32"
     remat: bool = False
     attention: str = "xla"
+    tokenizer: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

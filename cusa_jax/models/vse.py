@@ -48,7 +48,7 @@ def student(sizes: VseSizes, options: Options) -> DualEncoderStudent:
     """VSE++ with the heads of `options`; it has none of its own."""
     dtype = jnp.dtype(options.dtype)
     module = DualEncoder(MeanRegion(sizes, dtype), LastState(sizes, dtype), options.heads)
-    return DualEncoderStudent("vse", sizes, inputs(sizes), module)
+    return DualEncoderStudent("vse", sizes, inputs(sizes, options.tokenizer), module)
 
 
 FAMILY = Family(VseSizes, VSE_PRESETS, student)

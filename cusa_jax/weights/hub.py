@@ -29,6 +29,8 @@ class Weights:
     heads: the pairs that are in the variables, of HEADS.
     scalars: {'tau_contrastive': float32 []} as a training left them; {} of a pretrained model.
     config: the recipe that they were trained with, where the file has it.
+    tokenizer: the file or folder that holds the tokenizer they were trained with (`data.tokenizer_file`); '' where it
+        is the family's own, or not said.
     extras: tensors of the file that our models do not have and that go back into one, by our name for them:
         'logit_scale' of a CLIP.
     """
@@ -39,6 +41,7 @@ class Weights:
     heads: tuple[str, ...] = ()
     scalars: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     config: ConfigDict | None = None
+    tokenizer: str = ""
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
@@ -52,7 +55,7 @@ class Weights:
 
     def student(self) -> Student:
         """The model with the heads that there are."""
-        return families.make(self.family, self.sizes, Options(heads=self.heads))
+        return families.make(self.family, self.sizes, Options(heads=self.heads, tokenizer=self.tokenizer))
 
 
 def start_from(weights: Weights, fresh: Params) -> Params:

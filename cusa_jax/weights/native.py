@@ -12,6 +12,7 @@ from flax import traverse_util
 
 from cusa_jax.checkpoint import read_best
 from cusa_jax.config import from_values
+from cusa_jax.data import tokenizer_file
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.models.families import describe, read_description
 from cusa_jax.scalars import renamed
@@ -55,6 +56,7 @@ def _read(source: Source) -> Weights:
     family, sizes = read_description(header, where)
     config = None if header.get("config") is None else from_values(header["config"], where)
     tensors = read_safetensors(where)
+    tokenizer = "" if tensors.pop(tokenizer_file.TENSOR, None) is None else str(where)
     if version == 1:
         scalars = _scalars(_taken(tensors, _OLD_SCALARS), where)
         return openai.from_tensors(sizes, tensors, where, scalars, config)
@@ -64,7 +66,7 @@ def _read(source: Source) -> Weights:
         raise InputError(f"{where}: heads are {one_line(repr(heads))[:80]}, and may be of {', '.join(HEADS)}")
     shapes = template(family, sizes, tuple(kind for kind in HEADS if kind in heads), where)
     variables = from_torch(tensors, shapes, key_table(shapes), ignored={}, where=where)
-    return Weights(family, sizes, variables, heads_in(variables), scalars, config, extras)
+    return Weights(family, sizes, variables, heads_in(variables), scalars, config, tokenizer, extras)
 
 
 def _write(path: Path, weights: Weights) -> None:
@@ -77,6 +79,9 @@ def _write(path: Path, weights: Weights) -> None:
     tensors = to_torch(weights.variables, key_table(weights.variables))
     for prefix, values in ((_SCALARS, weights.scalars), (_EXTRAS, weights.extras)):
         tensors |= {prefix + name: np.asarray(value) for name, value in values.items()}
+    if weights.tokenizer:
+        held = tokenizer_file.content(weights.tokenizer)
+        tensors[tokenizer_file.TENSOR] = np.frombuffer(held, np.uint8)
     write_safetensors(path, tensors, {"format": "pt", HEADER: json.dumps(header)})
 
 
@@ -106,7 +111,11 @@ def _read_run(source: Source) -> Weights:
         raise InputError(f"{where}: its best model is not one of ours ({error!r})") from error
     shapes = template(family, sizes, heads, where)
     variables = from_torch(tensors, shapes, key_table(shapes), ignored={}, where=where)
-    return Weights(family, sizes, variables, heads, _scalars(scalars, where), config)
+    tokenizer = where / tokenizer_file.FILE
+    return Weights(
+        *(family, sizes, variables, heads, _scalars(scalars, where), config),
+        str(tokenizer) if tokenizer.is_file() else "",
+    )
 
 
 RUN = Format("a training's folder", "", _is_run, _read_run)

@@ -123,7 +123,7 @@ def from_tensors(
     variables = from_torch(
         tensors, template("clip", sizes, heads, where), table, ignored=IGNORED, where=where
     )
-    return Weights("clip", sizes, variables, heads, scalars or {}, config, logit_scale(tensors, where))
+    return Weights("clip", sizes, variables, heads, scalars or {}, config, extras=logit_scale(tensors, where))
 
 
 def to_tensors(weights: Weights, variables: Params, prefix: str = "") -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cusa_jax.data import tokenizer_file
 from cusa_jax.jsonfile import write_json
 from cusa_jax.models.siglip_sizes import SiglipSizes
 from cusa_jax.weights import siglip_config
@@ -70,15 +71,18 @@ def _read(source: Source) -> Weights:
     shapes = {**template("siglip", sizes, (), folder)["params"], "logit_scale": number, "logit_bias": number}
     params = from_torch(read_folder(folder), shapes, key_table(sizes), ignored=IGNORED, where=folder)
     scalars = to_scalars(params.pop("logit_scale"), params.pop("logit_bias"))
-    return Weights("siglip", sizes, {"params": params}, scalars=scalars)
+    tokenizer = str(folder) if (folder / tokenizer_file.FILE).is_file() else ""
+    return Weights("siglip", sizes, {"params": params}, scalars=scalars, tokenizer=tokenizer)
 
 
 def _write(folder: Path, weights: Weights) -> None:
-    """The SigLIP alone: weights, config and preprocessing. Its tokenizer is that of the weights it started from."""
+    """The SigLIP alone: weights, config, preprocessing, and the tokenizer where it is known."""
     sizes = weights.sizes
     folder.mkdir(parents=True, exist_ok=True)
     tensors = to_torch(weights.towers["params"] | from_scalars(weights.scalars), key_table(sizes))
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    if weights.tokenizer:
+        (folder / tokenizer_file.FILE).write_bytes(tokenizer_file.content(weights.tokenizer))
     write_json(folder / PREPROCESSOR, siglip_config.preprocessing(sizes))
     write_json(folder / CONFIG, siglip_config.config(sizes))  # last: without it a folder is no model
 

@@ -9,6 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPTokenizer
 
+from cusa_jax.data import vocabulary
 from cusa_jax.data.captions import clean_caption
 from cusa_jax.data.tokenize import (
     TOKENIZERS,
@@ -182,9 +183,7 @@ def test_a_vocabulary_that_is_too_small_is_refused(words):
 
 
 def test_what_is_no_tokenizer_is_named(words, tmp_path):
-    with pytest.raises(
-        InputError, match=r"nowhere: no such tokenizer; it is one of clip, or a tokenizer\.json"
-    ):
+    with pytest.raises(InputError, match=r"nowhere: no such tokenizer; it is a tokenizer\.json"):
         tokenizer(Text(5, 9, tokenizer=str(tmp_path / "nowhere")))
     with pytest.raises(InputError, match="texts of 1 tokens leave no room for words"):
         tokenizer(Text(1, 9, tokenizer=str(words)))
@@ -196,6 +195,18 @@ def test_what_is_no_tokenizer_is_named(words, tmp_path):
         tokenizer(Text(5, 9, tokenizer=str(words)))
     assert "\n" not in str(raised.value)
     assert tokenizer_identity(Text(5, 9, tokenizer=str(words))) != identity
+
+
+def test_a_vocabulary_of_words_is_a_tokenizer(tmp_path):
+    file = tmp_path / "vocab.json"
+    vocabulary.write(file, vocabulary.Vocabulary((*vocabulary.SPECIAL, "a", "red", "dog")))
+    ids, cut = tokenizer(Text(5, 7, tokenizer=str(file)))(["A red dog!", "a cat"])
+    np.testing.assert_array_equal(ids, [[1, 4, 5, 6, 2], [1, 4, 3, 2, 0]])
+    assert cut == 1
+    with pytest.raises(InputError, match="knows a token 6, but the model's vocabulary ends at 5"):
+        tokenizer(Text(5, 6, tokenizer=str(file)))(["a dog"])
+    with pytest.raises(InputError, match=r"no tokenizer of its own: set config\.model\.tokenizer"):
+        tokenizer(Text(5, 7, tokenizer=""))(["a dog"])
 
 
 def test_rows_are_as_wide_as_the_model_needs_them():

@@ -7,9 +7,13 @@ import golden
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformers import SiglipConfig
 from transformers.models.siglip.image_processing_siglip import SiglipImageProcessor
 
+from cusa_jax.data.tokenize import tokenizer
 from cusa_jax.errors import InputError
 from cusa_jax.models.siglip_sizes import PRESETS
 from cusa_jax.weights import siglip
@@ -68,6 +72,19 @@ def test_the_library_reads_what_is_written(case, tmp_path):
         True,
     )
     assert processor.image_mean == processor.image_std == [0.5, 0.5, 0.5]
+
+
+def test_the_tokenizer_goes_where_the_weights_go(folder, tmp_path):
+    backend = Tokenizer(WordLevel({"a": 0, "dog": 1, "?": 2}, unk_token="?"))
+    backend.pre_tokenizer = Whitespace()
+    backend.save(str(folder / "tokenizer.json"))
+    for copy in (tmp_path / "own.safetensors", tmp_path / "folder"):
+        write_weights(copy, read_weights(folder))
+    shutil.rmtree(folder)
+    for copy in (tmp_path / "own.safetensors", tmp_path / "folder"):
+        text = read_weights(copy).student().inputs.text
+        ids, _ = tokenizer(text)(["a dog", "a red dog"])
+        assert ids[:, :4].tolist() == [[0, 1, text.pad_id, text.pad_id], [0, 2, 1, text.pad_id]]
 
 
 def test_our_own_file_holds_it_too(tmp_path):

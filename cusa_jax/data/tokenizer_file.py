@@ -1,0 +1,99 @@
+"""Tokenizers that come with weights, as a file, in a folder, or within a .safetensors of ours.
+
+A tokenizer.json is read by the `tokenizers` library alone: nothing that lies beside it is read, least of all run. The
+other kind is a vocabulary of words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer as Backend
+
+from cusa_jax.data import vocabulary
+from cusa_jax.errors import InputError, one_line
+from cusa_jax.inputs import Text
+
+# Texts -> (ids int32 [N, text.length], filled up with text.pad_id; how many texts were too long and had to be cut).
+Tokenizer: TypeAlias = Callable[[list[str]], tuple[np.ndarray, int]]
+
+FILE = "tokenizer.json"
+TENSOR = "tokenizer"  # by which a .safetensors holds the bytes of such a file
+
+
+def find(source: str) -> Path:
+    """The file that holds a tokenizer. source: that file, or its folder. Raises InputError where there is none."""
+    if not source:
+        raise InputError(
+            "the model has no tokenizer of its own: set config.model.tokenizer to the tokenizer.json, or the "
+            "vocabulary of words, that its weights were trained with"
+        )
+    path = Path(source).expanduser()
+    file = path / FILE if os.path.isdir(path) else path
+    if not os.path.isfile(file):
+        raise InputError(
+            f"{file}: no such tokenizer; it is a tokenizer.json or its folder, or a vocabulary of words"
+        )
+    return file
+
+
+def content(source: str) -> bytes:
+    """The bytes of a tokenizer.json or vocabulary, also from within a .safetensors. Errors: `find`."""
+    file = find(source)
+    try:
+        return _tensor(file) if file.suffix == ".safetensors" else file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def from_file(source: str, text: Text) -> Tokenizer:
+    """The tokenizer at `source`, for a model with these texts. Raises InputError for what is none."""
+    file, held = find(source), content(source)
+    try:
+        parsed = json.loads(held)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not a readable tokenizer ({error})") from error
+    if isinstance(parsed, dict) and "word2idx" in parsed:
+        words = vocabulary.parse(parsed, file)
+        return lambda texts: words.tokenize(texts, text.length)
+    return _subwords(held, file, text)
+
+
+def _tensor(file: Path) -> bytes:
+    try:
+        with safe_open(file, "numpy") as tensors:
+            return tensors.get_tensor(TENSOR).astype(np.uint8).tobytes()
+    except SafetensorError as error:
+        raise InputError(f"{file}: holds no tokenizer ({one_line(str(error))})") from error
+
+
+def _subwords(held: bytes, source: Path, text: Text) -> Tokenizer:
+    """What a tokenizer.json describes; its post-processor sets the special tokens, also in a cut text."""
+    try:
+        backend = Backend.from_buffer(held)
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{source}: not a readable tokenizer ({' '.join(str(error).split())})") from error
+    if text.length <= backend.num_special_tokens_to_add(is_pair=False):
+        raise InputError(f"{source}: texts of {text.length} tokens leave no room for words")
+    backend.no_padding()
+    backend.enable_truncation(text.length)
+
+    def tokenize(texts: list[str]) -> tuple[np.ndarray, int]:
+        encodings = backend.encode_batch(texts)
+        ids = np.full((len(texts), text.length), text.pad_id, np.int32)
+        for row, encoding in zip(ids, encodings, strict=True):
+            row[: len(encoding.ids)] = encoding.ids
+            if text.may_cut and encoding.ids[-1:] == [text.pad_id]:
+                raise InputError(
+                    f"{source}: texts end in the token {text.pad_id}, which is the padding too: without padding, their "
+                    "end would be lost"
+                )
+        return ids, sum(bool(encoding.overflowing) for encoding in encodings)
+
+    return tokenize
