@@ -17,9 +17,8 @@ from cusa_jax.config import typed
 from cusa_jax.data.prepared import prepare
 from cusa_jax.data.splits import provide
 from cusa_jax.errors import InputError
-from cusa_jax.experiment import find_sizes, load_splits
+from cusa_jax.experiment import find_sizes, load_splits, student_options
 from cusa_jax.models import families
-from cusa_jax.models.student import Options
 
 OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 
@@ -28,8 +27,9 @@ def main(config: Any, _config_name: str) -> None:
     settings = typed(config)
     if not settings.data.path:
         raise InputError("config.data.path is empty: name the folder to prepare, --config.data.path=FOLDER")
-    family, sizes, _ = find_sizes(settings)
-    inputs = families.make(family, sizes, Options()).inputs
+    family, sizes, weights = find_sizes(settings)
+    options = student_options(settings, weights.tokenizer if weights else "")
+    inputs = families.make(family, sizes, options).inputs
     provide(settings.data.path, dataclasses.asdict(settings.data.world))
     splits = load_splits(settings, inputs)
     prepare(Path(OUT.value), splits, inputs, on_bad_image=config.data.on_bad_image)
