@@ -26,8 +26,10 @@ def test_what_is_not_visible_is_escaped(text, shown):
 
 
 def test_an_extra_that_is_not_installed_is_named():
-    with pytest.raises(
-        InputError, match=r"'nothing_of_this_name' is needed: pip install 'cusa_jax\[teachers\]'"
+    with (
+        pytest.raises(
+            InputError, match=r"'nothing_of_this_name' is needed: pip install 'cusa_jax\[teachers\]'"
+        ),
+        needs("teachers"),
     ):
-        with needs("teachers"):
-            importlib.import_module("nothing_of_this_name")
+        importlib.import_module("nothing_of_this_name")
