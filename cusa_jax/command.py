@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from cusa_jax.config import default_config, flat
 from cusa_jax.errors import Diverged, InputError, one_line
 from cusa_jax.extensions import import_named
-from cusa_jax.files import write_refusal
+from cusa_jax.files import shipped, write_refusal
 from cusa_jax.settings import nearest
 
 # Read before the other flags (extensions.py).
@@ -117,10 +117,21 @@ def _unraisable(unraisable: Any) -> None:
 def _before_flags() -> None:
     """Expands ~ in sys.argv, from which ml_collections reads overrides, and imports the user's extensions."""
     sys.argv[1:] = [
-        _expanded(argument) if argument.startswith(("-", "~")) else argument for argument in sys.argv[1:]
+        _preset(_expanded(argument)) if argument.startswith(("-", "~")) else argument
+        for argument in sys.argv[1:]
     ]
     with errors_in_one_line():
         import_named(sys.argv[1:])
+
+
+def _preset(argument: str) -> str:
+    """`--config=flickr` and `--config=configs/flickr.py` are the preset, wherever this is run."""
+    if named := re.fullmatch(r"(--?config=)(?:configs/)?([\w-]+)(?:\.py)?(:.*)?", argument):
+        flag, name, rest = named.groups(default="")
+        path = argument[len(flag) : len(argument) - len(rest)]
+        if not Path(path).is_file() and (preset := shipped("configs") / f"{name}.py").is_file():
+            return f"{flag}{preset}{rest}"
+    return argument
 
 
 def _expand_config(config: Any) -> None:

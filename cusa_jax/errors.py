@@ -3,6 +3,9 @@
 Every other exception is a bug and keeps its traceback.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class InputError(ValueError):
     """Bad input: one line that names the file, key or shape, and what to do about it."""
@@ -24,3 +27,12 @@ def one_line(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in line
     )
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Around an import: raises InputError that names the extra of this package that brings what is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"the package '{error.name}' is needed: pip install 'cusa_jax[{extra}]'") from error

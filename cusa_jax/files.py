@@ -39,3 +39,9 @@ def write_refusal(error: BaseException) -> str:
         inner = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
         pending += [cause for cause in (one.__cause__, one.__context__, *inner) if cause is not None]
     return ""
+
+
+def shipped(folder: str) -> Path:
+    """The project's own 'scripts' or 'configs': within the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).parent
+    return next(path for path in (package / folder, package.parent / folder) if path.is_dir())

@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from cusa_jax.data.images import normalise
-from cusa_jax.errors import InputError, one_line
+from cusa_jax.errors import InputError, needs, one_line
 from cusa_jax.inputs import Pixels
 from cusa_jax.teachers.checkpoints import check_depth
 from cusa_jax.teachers.folder import ModelFolder, read_json
@@ -118,7 +118,8 @@ def _load(class_name: str, folder: ModelFolder) -> tuple[Any, Params]:
     Not the model class's `from_pretrained`, which draws random values for whatever the file lacks, and on the device.
     """
     # Imported here because it takes seconds, and a run whose teachers are others does without.
-    import transformers
+    with needs("teachers"):
+        import transformers
 
     tensors = read_folder(folder.path)
     for sizes in (folder.config, folder.config.get("vision_config")):
