@@ -4,7 +4,7 @@ Every other exception is a bug and keeps its traceback.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 class InputError(ValueError):
@@ -27,6 +27,12 @@ def one_line(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in line
     )
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few of them, 'a, b, c and 4 more'."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.splits import SPLITS, Split, check_disjoint, check_present, load_split, provide
 from cusa_jax.errors import InputError
+from cusa_jax.files import is_missing
 from cusa_jax.inputs import Inputs
 from cusa_jax.keys import Config
 from cusa_jax.losses.terms import reads
@@ -60,6 +61,7 @@ def build(config: Config) -> Experiment:
     mesh = sharding.make_mesh(config.sharding.fsdp)
     check_batch(config, mesh)
     # What takes no time is checked first.
+    _check_paths(config)
     provide(config.data.path, dataclasses.asdict(config.data.world))
     student, variables, values = build_student(config)
     splits = load_splits(config, student.inputs)
@@ -87,6 +89,20 @@ def build(config: Config) -> Experiment:
         steps_per_epoch=steps_per_epoch,
         learning_rates=learning_rates,
     )
+
+
+def _check_paths(config: Config) -> None:
+    """Raises InputError that names every path in `config` where there is nothing; a Hugging Face id may be none."""
+    named = {
+        "init_from": config.init_from,
+        "teacher.image": config.teacher.image,
+        "teacher.text": config.teacher.text,
+        "data.image_root": config.data.image_root,
+        "model.tokenizer": config.model.tokenizer,
+    }
+    missing = [f"{key}={source}" for key, source in named.items() if is_missing(source)]
+    if missing:
+        raise InputError(f"no such file or folder: config.{', config.'.join(missing)}")
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
@@ -121,8 +137,7 @@ def load_splits(config: Config, inputs: Inputs) -> dict[str, Split]:
     splits = {name: read_split(config, name, inputs) for name in SPLITS}
     check_disjoint(splits, config.data.path)
     if config.data.on_bad_image == "error":
-        for name in ("val", "test"):
-            check_present(splits[name])
+        check_present(splits.values())
     return splits
 
 

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from cusa_jax.errors import InputError, needs, one_line
+from cusa_jax.errors import InputError, listed, needs, one_line
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,8 @@ def test_an_extra_that_is_not_installed_is_named():
         needs("teachers"),
     ):
         importlib.import_module("nothing_of_this_name")
+
+
+def test_a_long_list_is_counted():
+    assert listed(["a", "b", "c"]) == "a, b, c"
+    assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
