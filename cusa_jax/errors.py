@@ -11,6 +11,10 @@ class InputError(ValueError):
     """Bad input: one line that names the file, key or shape, and what to do about it."""
 
 
+class UnreadableImage(InputError):
+    """An image that is missing or damaged, which a training can leave out."""
+
+
 class Diverged(ArithmeticError):
     """Training met a NaN or an infinity; the message names the step and the quantity."""
 

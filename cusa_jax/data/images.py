@@ -19,7 +19,7 @@ from absl import logging
 from jax.typing import ArrayLike, DTypeLike
 from PIL import Image, ImageOps
 
-from cusa_jax.errors import InputError
+from cusa_jax.errors import UnreadableImage
 from cusa_jax.inputs import CLIP_MEAN, CLIP_STD, Pixels, Resampling
 
 MAX_ELONGATION = 200
@@ -55,9 +55,9 @@ def open_image(path: str | Path, as_shown: bool = False) -> Image.Image:
             raise ValueError("no regular file")
         return _decode(path, path, as_shown)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: image not found; check data.path and data.image_root") from error
+        raise UnreadableImage(f"{path}: image not found; check data.path and data.image_root") from error
     except Exception as error:  # a corrupt file can make Pillow's decoders raise almost anything
-        raise InputError(f"{path}: not a readable image ({error})") from error
+        raise UnreadableImage(f"{path}: not a readable image ({error})") from error
 
 
 def decode_image(content: bytes, name: object, as_shown: bool = False) -> Image.Image:
@@ -65,7 +65,7 @@ def decode_image(content: bytes, name: object, as_shown: bool = False) -> Image.
     try:
         return _decode(io.BytesIO(content), name, as_shown)
     except Exception as error:
-        raise InputError(f"{name}: not a readable image ({error})") from error
+        raise UnreadableImage(f"{name}: not a readable image ({error})") from error
 
 
 def _decode(file: str | Path | io.BytesIO, name: object, as_shown: bool) -> Image.Image:
