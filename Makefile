@@ -1,10 +1,10 @@
-# make demo | make controls | make test | make lint | make parity REFERENCE=CHECKOUT: each sets up .venv first. PYTHON picks the interpreter (3.11 or 3.12).
+# make demo | make controls | make test | make browser-test | make lint | make parity REFERENCE=CHECKOUT: each sets up .venv first. PYTHON picks the interpreter (3.11 or 3.12).
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo controls test lint parity
+.PHONY: demo controls test browser-test lint parity
 
 demo: $(READY)
 	$(RUN) scripts/train.py --config=configs/demo.py:loss=contrastive --workdir=runs/demo/contrastive
@@ -16,6 +16,9 @@ controls: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest
+
+browser-test: $(READY)
+	CUSA_BROWSER=1 $(RUN) -m pytest -n 0 tests/search/test_browser.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

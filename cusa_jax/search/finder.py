@@ -41,6 +41,7 @@ class Finder:
         # One query at a time: more would only share the same cores and need memory each.
         self._busy = threading.Lock()
         self._tokenize = tokenizer(encoder.student.inputs.text)
+        self.text_length: int = encoder.student.inputs.text.length
 
     def embed_text(self, text: str) -> tuple[np.ndarray, bool]:
         """(cross-modal embedding [E], whether the text was cut)."""

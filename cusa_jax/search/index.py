@@ -195,7 +195,7 @@ def _is_within(name: bytes) -> bool:
 def _claim(
     index: sqlite3.Connection, file: Path, origin: Origin, found: Mapping[bytes, State]
 ) -> dict[bytes, State | None]:
-    """What `_known` returns, after an empty file became an index of this origin, or one of a moved folder was re-rooted.
+    """What `_known` returns, after an empty file became an index of this origin, and one of a moved folder follows it.
 
     Raises InputError where it is another's.
     """

@@ -146,7 +146,9 @@ class _Pages:
             raise HTTPException(400, f"the text is longer than {_MAX_TEXT} characters")
         if text:
             embedding, cut = self.finder.embed_text(text)
-            note = "Only the beginning of the text was used: it is longer than the model reads." if cut else ""
+            note = (
+                "Only the beginning of the text was used: it is longer than the model reads." if cut else ""
+            )
             return self.finder.by_text(embedding, LIMIT), note
         if like:
             return self.finder.by_picture(self.finder.uni[self._number(like)], LIMIT), ""
