@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import tempfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from cusa_jax.data.images import open_image
+from cusa_jax.errors import InputError
 
 # Pixels of the longer side.
 _THUMBNAIL = 360
@@ -16,6 +18,16 @@ _LARGE = 1600
 
 
 def thumbnail(path: Path) -> bytes:
+    """Kept for as long as the file stays as it is. Errors as in `open_image`."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: image not found") from error
+    return _thumbnail(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(4000)
+def _thumbnail(path: Path, _changed: int, _size: int) -> bytes:
     return _jpeg(open_image(path, as_shown=True), _THUMBNAIL)
 
 

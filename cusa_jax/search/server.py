@@ -55,8 +55,8 @@ def app(finder: Finder) -> Starlette:
         Route("/page.css", functools.partial(_asset, "page.css", "text/css")),
         Route("/find", pages.find),
         Route("/photo", pages.dropped, methods=["POST"]),
-        Route("/thumbnail/{number:int}", pages.thumbnail),
-        Route("/large/{number:int}", pages.large),
+        Route("/thumbnail/{number}", pages.thumbnail),
+        Route("/large/{number}", pages.large),
     ]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"], www_redirect=False)
     return Starlette(
@@ -112,7 +112,6 @@ class _Pages:
         # Large photos need much memory to decode, and uploads to hold: a few at a time, the others wait.
         self.decoding, self.uploading = asyncio.Semaphore(os.cpu_count() or 2), asyncio.Semaphore(2)
         self.searching = asyncio.Semaphore(1)
-        self.thumbnails = functools.lru_cache(4000)(pictures.thumbnail)
         environment = jinja2.Environment(loader=jinja2.FileSystemLoader(_ASSETS), autoescape=True)
         content = {"count": len(finder.photos), "folder": one_line(self.root), "limit": MAX_UPLOAD}
         self.html = environment.get_template("page.html.j2").render(content).encode("utf-8", "replace")
@@ -180,7 +179,7 @@ class _Pages:
         return self.finder.embed_picture(picture)
 
     async def thumbnail(self, request: Request) -> Response:
-        return await self._picture(self.thumbnails, request)
+        return await self._picture(pictures.thumbnail, request)
 
     async def large(self, request: Request) -> Response:
         return await self._picture(pictures.large, request)
@@ -194,10 +193,11 @@ class _Pages:
                 # What has been there once was moved or deleted since.
                 reason = "cannot be read any more" if path.exists() else "is not there any more"
                 raise HTTPException(404, f"this photo {reason}") from error
-        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=600"})
+        # The same number is another photo of the next index, and the file may change.
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
-    def _number(self, number: str | int) -> int:
-        if not str(number).isdecimal() or len(str(number)) > 12 or int(number) >= len(self.finder.photos):
+    def _number(self, number: str) -> int:
+        if not number.isdecimal() or len(number) > 12 or int(number) >= len(self.finder.photos):
             raise HTTPException(404, "there is no such photo in the index")
         return int(number)
 
