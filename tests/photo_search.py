@@ -1,5 +1,6 @@
 """A search whose answers can be told by hand: a photo's embedding is its mean colour, a text's that of its colour."""
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,8 +24,14 @@ class Colours:
         return both(pixels.mean((1, 2)).astype(np.float32) + 1)
 
     def texts(self, _variables, tokens):
-        words = {tuple(ClipTokenizer()([word])[0][0]): colour for word, colour in COLOURS.items()}
-        return both(np.float32([words.get(tuple(row), (1, 1, 1)) for row in tokens]))
+        return both(np.float32([colour_of().get(tuple(row), (1, 1, 1)) for row in tokens]))
+
+
+@functools.cache
+def colour_of():
+    """Of the token ids of a text."""
+    tokens, _ = ClipTokenizer()(list(COLOURS))
+    return {tuple(row): colour for row, colour in zip(tokens, COLOURS.values(), strict=True)}
 
 
 def both(colour):
