@@ -52,7 +52,7 @@ def open_index(file: Path, checkpoint: str = "", photos: str = "") -> Finder:
 
 def keep_compiled(file: Path) -> None:
     """What is compiled for an index is kept beside it, INDEX.compiled, unless the user set another place."""
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", f"{file.absolute()}.compiled")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

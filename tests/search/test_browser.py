@@ -203,7 +203,9 @@ def test_it_fits_its_window_and_is_legible(page, width, scheme):
         wait(page, lambda: at(page, "viewer-picture").is_displayed())
         for button in page.find_elements(By.CSS_SELECTOR, "#viewer button"):
             box = button.rect
-            assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["height"] >= 44
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+            assert box["height"] >= 44
         screenshot(page, f"{width}-{scheme}-viewer")
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
