@@ -12,7 +12,6 @@ or a CLIP of any format that scripts/convert.py reads; a query takes the one tha
 """
 
 # What a command does not need, it does not import: the start is most of a query's time.
-import contextlib
 import io
 import sys
 from collections.abc import Iterable
@@ -112,15 +111,13 @@ def query(file: Path, texts: list[str]) -> None:
 
         hits = finder.by_picture(finder.embed_picture(open_image(IMAGE.value, as_shown=True)), _wanted())
         _show(finder, "", hits)
-    with contextlib.ExitStack() as opened:
-        for text in _lines(opened) if TEXTS.value else texts:
-            if TEXTS.value or len(texts) > 1:
-                print(f"# {one_line(text)}")
-            embedding, cut = finder.embed_text(text)
-            if cut:
-                limit = finder.text_length
-                print(f"the text was cut to {limit} tokens", file=sys.stderr)
-            _show(finder, text, finder.by_text(embedding, _wanted()))
+    for text in _lines() if TEXTS.value else texts:
+        if TEXTS.value or len(texts) > 1:
+            print(f"# {one_line(text)}")
+        embedding, cut = finder.embed_text(text)
+        if cut:
+            print(f"the text was cut to {finder.text_length} tokens", file=sys.stderr)
+        _show(finder, text, finder.by_text(embedding, _wanted()))
 
 
 def _finder(file: Path) -> "Finder":
@@ -129,15 +126,14 @@ def _finder(file: Path) -> "Finder":
     return open_index(file, CHECKPOINT.value, PHOTOS.value)
 
 
-def _lines(opened: contextlib.ExitStack) -> Iterable[str]:
-    """The texts of --texts as they come, so that a program can ask through a pipe."""
-    if TEXTS.value == "-":
-        lines: Iterable[str] = sys.stdin
-    else:
-        try:
-            lines = opened.enter_context(Path(TEXTS.value).open(encoding="utf-8", errors="replace"))
-        except OSError as error:
-            raise InputError(f"{TEXTS.value}: cannot be read ({error.strerror})") from error
+def _lines() -> Iterable[str]:
+    """The texts of --texts; those of standard input as they come, so that a program can ask through a pipe."""
+    try:
+        lines = (
+            sys.stdin if TEXTS.value == "-" else Path(TEXTS.value).read_text("utf-8", "replace").splitlines()
+        )
+    except OSError as error:
+        raise InputError(f"{TEXTS.value}: cannot be read ({error.strerror})") from error
     return (line.strip() for line in lines if line.strip())
 
 
