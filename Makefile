@@ -1,4 +1,4 @@
-# make demo | make controls | make test | make lint | make wheel-test | make parity REFERENCE=CHECKOUT: each sets up
+# make demo | make controls | make test | make browser-test | make lint | make wheel-test | make parity REFERENCE=CHECKOUT: each sets up
 # .venv first. PYTHON picks the interpreter, 3.11 to 3.14.
 PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3.14 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo controls test lint parity wheel-test
+.PHONY: demo controls test browser-test lint parity wheel-test
 
 demo: $(READY)
 	$(RUN) scripts/train.py --config=configs/demo.py:loss=contrastive --workdir=runs/demo/contrastive
@@ -18,6 +18,9 @@ controls: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest
+
+browser-test: $(READY)
+	CUSA_BROWSER=1 $(RUN) -m pytest -n 0 tests/search/test_browser.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
