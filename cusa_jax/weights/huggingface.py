@@ -11,6 +11,7 @@ from cusa_jax.jsonfile import MOST_LAYERS, read_json, size, write_json
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import make_sizes
 from cusa_jax.weights import metadata
+from cusa_jax.weights.folding import refuse_heads
 from cusa_jax.weights.format import CONFIG, Format, Source
 from cusa_jax.weights.hub import Weights, template
 from cusa_jax.weights.huggingface_tokenizer import write_tokenizer
@@ -98,8 +99,9 @@ def _read(source: Source) -> Weights:
 def _write(folder: Path, weights: Weights) -> None:
     """The CLIP alone: weights, config, preprocessing, and CLIP's tokenizer where its vocabulary is CLIP's.
 
-    Raises InputError for a ResNet, which the library does not have.
+    Raises InputError for a ResNet, which the library does not have, and for heads.
     """
+    refuse_heads(weights, folder)
     sizes = weights.sizes
     if sizes.resnet_blocks:
         raise InputError(

@@ -13,6 +13,7 @@ from cusa_jax.data import tokenizer_file
 from cusa_jax.jsonfile import write_json
 from cusa_jax.models.siglip_sizes import SiglipSizes
 from cusa_jax.weights import siglip_config
+from cusa_jax.weights.folding import refuse_heads
 from cusa_jax.weights.format import CONFIG, Format, Source
 from cusa_jax.weights.hub import Weights, template
 from cusa_jax.weights.huggingface import PREPROCESSOR, block
@@ -76,7 +77,11 @@ def _read(source: Source) -> Weights:
 
 
 def _write(folder: Path, weights: Weights) -> None:
-    """The SigLIP alone: weights, config, preprocessing, and the tokenizer where it is known."""
+    """The SigLIP alone: weights, config, preprocessing, and the tokenizer where it is known.
+
+    Raises InputError for one with heads.
+    """
+    refuse_heads(weights, folder)
     sizes = weights.sizes
     folder.mkdir(parents=True, exist_ok=True)
     tensors = to_torch(weights.towers["params"] | from_scalars(weights.scalars), key_table(sizes))
