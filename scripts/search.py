@@ -23,6 +23,7 @@ from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.tokenize import tokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError, one_line
+from cusa_jax.hugging_face import find_model
 from cusa_jax.inputs import Pixels
 from cusa_jax.report.page import write_search
 from cusa_jax.search import index
@@ -60,7 +61,7 @@ def build_index(photos: Path) -> None:
     if not CHECKPOINT.value or not OUT.value:
         raise InputError("index needs --checkpoint=WORKDIR, the model, and --out=INDEX, the file to write")
     encoder, variables, fingerprint = load(CHECKPOINT.value, BATCH.value)
-    origin = index.Origin(str(photos), str(Path(CHECKPOINT.value).resolve()), fingerprint)
+    origin = index.Origin(str(photos), str(find_model(CHECKPOINT.value).resolve()), fingerprint)
     try:
         done = index.update(Path(OUT.value), origin, encoder, variables)
     except KeyboardInterrupt:

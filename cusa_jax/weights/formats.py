@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cusa_jax.errors import InputError, one_line
+from cusa_jax.hugging_face import find_model
 from cusa_jax.models.student import Student
 from cusa_jax.types import Params
 from cusa_jax.weights import (
@@ -41,14 +42,13 @@ _OTHERS = {
 def read_weights(source: str | Path, activation: str = "") -> Weights:
     """The model at `source`, with whatever heads, scalars and recipe it has. PyTorch is not needed.
 
+    source: a file, a folder, or a Hugging Face id, OWNER/NAME[@REVISION].
     activation: 'quick_gelu' or 'gelu', where the file cannot say it, as most state dicts cannot.
 
     Raises InputError in one line: nothing is there, no format is recognised, the file is damaged or would run code,
     its keys do not fit (all are listed), or it says another activation.
     """
-    path = Path(source).expanduser()
-    if not (path.is_dir() or path.is_file()):
-        raise InputError(f"{source}: no such file or folder")
+    path = find_model(source)
     opened = Source(path, activation)
     for known in FORMATS.values():
         if known.recognises(opened):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, one_line
 from cusa_jax.jsonfile import MOST_LAYERS, read_json, size
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import make_sizes
@@ -17,12 +18,15 @@ from cusa_jax.weights.torch_layout import read_folder
 CONFIG = "open_clip_config.json"
 _HONOURED = {
     "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu"),
-    "vision_cfg": ("image_size", "patch_size", "width", "layers", "head_width"),
-    "text_cfg": ("width", "layers", "heads", "context_length", "vocab_size"),
+    "vision_cfg": ("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"),
+    "text_cfg": ("width", "layers", "heads", "context_length", "vocab_size", "mlp_ratio"),
 }
 # Of a plain CLIP; anything else is a part that OpenAI's have not. Keys that are null, false or 0 ask for nothing.
-_ONLY = {"mlp_ratio": 4.0, "pool_type": ("tok", "argmax"), "custom_text": True}
-_IGNORED = {"patch_dropout": "of open_clip's own training"}
+_ONLY = {"pool_type": ("tok", "argmax"), "custom_text": True}
+_IGNORED = {
+    "patch_dropout": "of open_clip's own training",
+    "init_logit_scale": "where a training begins, which is over",
+}
 
 
 def _recognises(source: Source) -> bool:
@@ -40,6 +44,10 @@ def _sizes(source: Source) -> ClipConfig:
     with metadata.read_as("the configuration of a CLIP with two transformers", path):
         model = raw["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
+        if unknown := raw.keys() - {"model_cfg", "preprocess_cfg"}:
+            raise InputError(
+                f"{path}: {one_line(min(unknown))[:80]} is not known here; remove it if it changes nothing"
+            )
         for name, section in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
             _check(name, section, path)
         said = "quick_gelu" if model.get("quick_gelu") else "gelu"
@@ -50,6 +58,8 @@ def _sizes(source: Source) -> ClipConfig:
             "vision_width": size(vision, "width", path),
             "vision_layers": size(vision, "layers", path, at_most=MOST_LAYERS),
             "vision_heads": size(vision, "width", path) // size(vision, "head_width", path, 64),
+            "vision_mlp": _mlp(vision, path),
+            "text_mlp": _mlp(text, path),
             "text_width": size(text, "width", path),
             "text_layers": size(text, "layers", path, at_most=MOST_LAYERS),
             "text_heads": size(text, "heads", path),
@@ -61,6 +71,14 @@ def _sizes(source: Source) -> ClipConfig:
             raw.get("preprocess_cfg") or {}, metadata.OPEN_CLIP_PREPROCESS, fields["image_size"], path
         )
     return make_sizes("clip", fields | pixels, path)
+
+
+def _mlp(section: dict[str, Any], path: Path) -> int:
+    """Width of a tower's MLPs, as open_clip rounds it."""
+    ratio = section.get("mlp_ratio", 4.0)
+    if type(ratio) not in (int, float) or not 0 < ratio <= 64:
+        raise InputError(f"{path}: mlp_ratio={one_line(repr(ratio))[:80]} is no ratio of widths")
+    return int(size(section, "width", path) * ratio)
 
 
 def _check(name: str, section: dict[str, Any], path: Any) -> None:

@@ -388,7 +388,7 @@ def test_parts_of_open_clip_that_no_clip_has_are_named(tmp_path):
 
 
 def test_the_activation_is_never_guessed(tmp_path):
-    write_weights(tmp_path / "x.pt", weights())
+    write_weights(tmp_path / "x.pt", without_heads(weights()))
     with pytest.raises(InputError, match="does not say its activation"):
         read_weights(tmp_path / "x.pt")
     write_weights(tmp_path / "x.safetensors", weights())
@@ -399,7 +399,7 @@ def test_the_activation_is_never_guessed(tmp_path):
 
 
 def test_hugging_face_pickles_fused_projections_and_both_conventions_of_the_end_token(tmp_path):
-    write_weights(tmp_path / "hf", weights())
+    write_weights(tmp_path / "hf", without_heads(weights()))
     tensors = load_file(tmp_path / "hf/model.safetensors")
     for layer in ("vision_model.encoder.layers.1", "text_model.encoder.layers.0"):
         for leaf in ("weight", "bias"):
@@ -549,7 +549,8 @@ def test_damage_is_an_input_error_or_harmless(tmp_path, form):
     if form.startswith("open_clip"):
         open_clip_folder(tmp_path / "open_clip")
     else:
-        write_weights(tmp_path / form.split("/")[0], weights())
+        path = tmp_path / form.split("/")[0]
+        write_weights(path, writable(path.suffix, weights()))
     path, source = tmp_path / form, tmp_path / form.split("/")[0]
     data, messages = path.read_bytes(), []
     for content in golden.damaged(data, truncations=15, flips=35):
