@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from cusa_jax.errors import InputError
@@ -59,3 +59,18 @@ def download(source: str, wanted: tuple[str, ...] = _WANTED) -> Path:
         raise InputError(
             f"{source}: neither a folder here nor to be had from Hugging Face ({reason}); give a local folder"
         ) from error
+
+
+def upload(folder: Path, name: str) -> str:
+    """Uploads a folder as the model `name`, made where it does not exist, and returns its address.
+
+    By the login of the user (`huggingface-cli login`, or HF_TOKEN). Raises InputError where the Hub does not take it.
+    """
+    api = HfApi()
+    try:
+        api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=str(folder))
+    except (HFValidationError, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"--push={name}: {folder} was written, but not uploaded ({reason})") from error
+    return f"https://huggingface.co/{name}"

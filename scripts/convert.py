@@ -1,6 +1,6 @@
 """Converts weights between formats, and the PyTorch reference's YAML to our configuration. PyTorch is not needed.
 
-python scripts/convert.py IN OUT [--activation=gelu] [--heads=fold] [--verify]
+python scripts/convert.py IN OUT [--activation=gelu] [--heads=fold] [--to=open_clip] [--push=USER/NAME] [--verify]
 
 IN: CLIP weights of any format (OpenAI .pt, Hugging Face or open_clip folder, state dict, the reference's .pth, our
 .safetensors, a training's folder), or the reference's YAML. OUT says by its name what is written: .pth (the
@@ -15,6 +15,7 @@ from absl import app, flags, logging
 
 from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.errors import InputError
+from cusa_jax.hugging_face import upload
 from cusa_jax.weights import reference
 from cusa_jax.weights.folding import fold
 from cusa_jax.weights.formats import read_weights, write_weights
@@ -29,6 +30,15 @@ ACTIVATION = flags.DEFINE_enum(
 HEADS = flags.DEFINE_enum(
     "heads", "keep", ["keep", "fold"], "'fold' puts residual heads into the towers, where that is exact."
 )
+TO = flags.DEFINE_enum(
+    "to",
+    "",
+    ["", "open_clip", "stablehlo"],
+    "A folder of another kind than Hugging Face's: see docs/weights.md.",
+)
+PUSH = flags.DEFINE_string(
+    "push", "", "USER/NAME on the Hugging Face Hub: uploads the folder that was written."
+)
 VERIFY = flags.DEFINE_bool(
     "verify", False, "Run both sides on a probe, one in PyTorch, which must be installed."
 )
@@ -42,8 +52,16 @@ def main(argv: list[str]) -> None:
     with errors_in_one_line():
         if not target.parent.is_dir():
             raise InputError(f"{target.parent}: no such folder to write to")
+        if PUSH.value and target.suffix:
+            raise InputError(
+                f"--push={PUSH.value}: uploads a folder, and {target} is a file; give OUT no suffix"
+            )
+        if TO.value and target.suffix:
+            raise InputError(f"--to={TO.value} writes a folder; give OUT no suffix, unlike {target}")
         convert(source, target)
-    print(f"wrote {target}")
+        print(f"wrote {target}")
+        if PUSH.value:
+            print(f"pushed to {upload(target, PUSH.value)}")
 
 
 def convert(source: Path, target: Path) -> None:
@@ -53,7 +71,7 @@ def convert(source: Path, target: Path) -> None:
         write_config(recipe(read_weights(source, ACTIVATION.value), source), target)
     else:
         weights = read_weights(source, ACTIVATION.value)
-        write_weights(target, fold(weights, source) if HEADS.value == "fold" else weights)
+        write_weights(target, fold(weights, source) if HEADS.value == "fold" else weights, TO.value)
         if VERIFY.value:
             from torch_probe import verify  # imports torch
 

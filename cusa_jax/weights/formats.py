@@ -17,6 +17,7 @@ from cusa_jax.weights import (
     reference_checkpoint,
     sgraf,
     siglip,
+    stablehlo,
 )
 from cusa_jax.weights.format import CONFIG, Format, Source
 from cusa_jax.weights.hub import Weights
@@ -31,6 +32,7 @@ FORMATS: dict[str, Format] = {
     "sgraf": sgraf.FORMAT,
     "reference": reference_checkpoint.FORMAT,
     "openai": openai.FORMAT,
+    "stablehlo": stablehlo.FORMAT,
 }
 # Tensors of what users give by mistake, and what to do with it.
 _OTHERS = {
@@ -65,15 +67,19 @@ def load_model(source: str | Path, activation: str = "") -> tuple[Student, Param
     return weights.student(), weights.variables
 
 
-def write_weights(path: Path, weights: Weights) -> None:
-    """Writes the format that the name asks for, whole or not at all, in float32.
+def write_weights(path: Path, weights: Weights, kind: str = "") -> None:
+    """Writes the format `kind`, or that the name asks for, whole or not at all, in float32.
 
     .pth: a checkpoint of the reference. .safetensors: ours, everything in one file. .pt: the CLIP alone under OpenAI's
     names, for `clip.build_model`. .tar (.pth.tar): a checkpoint of SGRAF. A folder (no suffix): Hugging Face's, the
-    model alone.
+    model alone. kind: a key of FORMATS, such as 'open_clip' and 'stablehlo', which are folders too.
     """
     writers = {known.suffix: known for known in FORMATS.values() if known.family in ("", weights.family)}
-    chosen = writers.get(path.suffix)
+    chosen = FORMATS[kind] if kind else writers.get(path.suffix)
+    if chosen and chosen.family not in ("", weights.family):
+        raise InputError(
+            f"{path}: {chosen.name} holds a {chosen.family}, and this model is a {weights.family}"
+        )
     if chosen is None or chosen.write is None:
         named = ", ".join(sorted(suffix for suffix in writers if suffix))
         raise InputError(

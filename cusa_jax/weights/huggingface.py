@@ -11,6 +11,7 @@ from cusa_jax.jsonfile import MOST_LAYERS, size, write_json
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import make_sizes
 from cusa_jax.weights import metadata
+from cusa_jax.weights.card import write_card
 from cusa_jax.weights.config_keys import check_settings
 from cusa_jax.weights.folding import refuse_heads
 from cusa_jax.weights.format import CONFIG, Format, Source, without_wrappers
@@ -27,6 +28,7 @@ from cusa_jax.weights.torch_layout import (
 )
 
 MODEL_TYPE = "clip"
+_SENTENCE_TRANSFORMERS = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.CLIPModel"}
 IGNORED = {
     "logit_scale": "an extra: CUSA's temperatures replace it",
     r"(text|vision)_model\.embeddings\.position_ids": "numbers from 0 on, which older files have",
@@ -127,6 +129,9 @@ def _write(folder: Path, weights: Weights) -> None:
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
     write_json(folder / metadata.PREPROCESSOR, _preprocessing(sizes))
     write_tokenizer(folder, sizes)
+    write_card(folder, weights, "transformers")
+    # For sentence-transformers, whose module this is: the folder itself.
+    write_json(folder / "modules.json", [_SENTENCE_TRANSFORMERS])
     write_json(folder / CONFIG, _config(sizes))  # last: without it a folder is no model
 
 

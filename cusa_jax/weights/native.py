@@ -16,6 +16,7 @@ from cusa_jax.data import tokenizer_file
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.models.families import describe, read_description
 from cusa_jax.models.heads import HEADS as HEAD_KINDS
+from cusa_jax.runlog import read_results
 from cusa_jax.scalars import renamed
 from cusa_jax.types import Params
 from cusa_jax.weights import openai
@@ -29,6 +30,7 @@ from cusa_jax.weights.torch_layout import (
     to_torch,
     write_safetensors,
 )
+from cusa_jax.workdir import RESULTS
 
 VERSION = 2  # of the .safetensors; the first had OpenAI's names, and its header says no version
 _SCALARS, _EXTRAS = "scalars/", "extras/"
@@ -121,6 +123,7 @@ def _read_run(source: Source) -> Weights:
     return Weights(
         *(family, sizes, variables, heads, _scalars(scalars, where), config),
         str(tokenizer) if tokenizer.is_file() else "",
+        figures=read_results(where)["test"] if (where / RESULTS).is_file() else {},
     )
 
 

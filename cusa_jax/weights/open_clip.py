@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from cusa_jax.errors import InputError, one_line
-from cusa_jax.jsonfile import MOST_LAYERS, read_json, size
+from cusa_jax.jsonfile import MOST_LAYERS, read_json, size, write_json
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import make_sizes
 from cusa_jax.weights import metadata
+from cusa_jax.weights.card import write_card
+from cusa_jax.weights.folding import refuse_heads
 from cusa_jax.weights.format import Format, Source, without_wrappers
 from cusa_jax.weights.hub import Weights
-from cusa_jax.weights.openai import from_tensors, unprefixed
-from cusa_jax.weights.torch_layout import read_folder
+from cusa_jax.weights.huggingface_tokenizer import write_tokenizer
+from cusa_jax.weights.openai import from_tensors, own_logit_scale, to_tensors, unprefixed
+from cusa_jax.weights.torch_layout import read_folder, write_safetensors
 
 CONFIG = "open_clip_config.json"
 _HONOURED = {
@@ -91,4 +94,49 @@ def _check(name: str, section: dict[str, Any], path: Any) -> None:
             )
 
 
-FORMAT = Format("open_clip's folder", "clip", _recognises, _read)
+def _write(folder: Path, weights: Weights) -> None:
+    """For `open_clip.create_model_and_transforms('local-dir:FOLDER')`. Raises InputError for heads, and for ResNets."""
+    sizes = weights.sizes
+    refuse_heads(weights, folder)
+    if sizes.resnet_blocks:
+        raise InputError(
+            f"{folder}: as an open_clip folder vision transformers are written only; write a .pt instead"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"logit_scale": own_logit_scale(weights)} | to_tensors(weights, weights.towers)
+    write_safetensors(folder / "open_clip_model.safetensors", tensors, {"format": "pt"})
+    write_tokenizer(folder, sizes)
+    write_card(folder, weights, "open_clip")
+    write_json(folder / CONFIG, _config(sizes))  # last: without it a folder is no model
+
+
+def _config(sizes: ClipConfig) -> dict[str, Any]:
+    vision = {"image_size": sizes.image_size, "patch_size": sizes.patch_size} | _tower(sizes, "vision")
+    vision["head_width"] = sizes.vision_width // sizes.vision_heads
+    text = {"context_length": sizes.context_length, "vocab_size": sizes.vocab_size, "heads": sizes.text_heads}
+    return {
+        "model_cfg": {
+            "embed_dim": sizes.embed_dim,
+            "quick_gelu": sizes.activation == "quick_gelu",
+            "vision_cfg": vision,
+            "text_cfg": text | _tower(sizes, "text"),
+        },
+        "preprocess_cfg": {
+            "size": [sizes.image_size, sizes.image_size],
+            "mode": "RGB",
+            "mean": list(sizes.mean),
+            "std": list(sizes.std),
+            "interpolation": sizes.resampling,
+            "resize_mode": {"crop": "shortest", "squash": "squash"}[sizes.resize],
+        },
+    }
+
+
+def _tower(sizes: ClipConfig, kind: str) -> dict[str, Any]:
+    width, mlp = getattr(sizes, f"{kind}_width"), getattr(sizes, f"{kind}_mlp")
+    # A hair above the ratio, so that rounding down gives the width back.
+    ratio = mlp / width if mlp % width == 0 else (mlp + 0.5) / width
+    return {"width": width, "layers": getattr(sizes, f"{kind}_layers"), "mlp_ratio": ratio}
+
+
+FORMAT = Format("open_clip's folder", "clip", _recognises, _read, write=_write)

@@ -13,6 +13,7 @@ from cusa_jax.data import tokenizer_file
 from cusa_jax.jsonfile import write_json
 from cusa_jax.models.siglip_sizes import SiglipSizes
 from cusa_jax.weights import metadata, siglip_config
+from cusa_jax.weights.card import write_card
 from cusa_jax.weights.folding import refuse_heads
 from cusa_jax.weights.format import CONFIG, Format, Source, without_wrappers
 from cusa_jax.weights.hub import Weights, template
@@ -90,6 +91,7 @@ def _write(folder: Path, weights: Weights) -> None:
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
     if weights.tokenizer:
         (folder / tokenizer_file.FILE).write_bytes(tokenizer_file.content(weights.tokenizer))
+    write_card(folder, weights, "transformers")
     write_json(folder / metadata.PREPROCESSOR, siglip_config.preprocessing(sizes))
     write_json(folder / CONFIG, siglip_config.config(sizes))  # last: without it a folder is no model
 

@@ -32,11 +32,13 @@ def trained(sizes=VIT, head_kind="residual", heads=("cross", "uni"), family="cli
     student = families.make(family, sizes, Options(heads=heads, head_kind=head_kind))
     rng = np.random.default_rng(0)
 
-    def moved(path, leaf):
-        is_head = path[1].key.startswith(("cross", "uni"))
-        return np.asarray(leaf + is_head * rng.normal(size=leaf.shape) * 0.3, np.float32)
+    def value(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        return rng.normal(0, 0.2, leaf.shape).astype(np.float32)
 
-    variables = jax.tree_util.tree_map_with_path(moved, jax.jit(student.init)(jax.random.key(0)))
+    shapes = jax.eval_shape(student.init, jax.random.key(0))
+    variables = jax.tree_util.tree_map_with_path(value, shapes)
     return student, Weights(family, sizes, variables, heads_in(variables))
 
 
