@@ -5,4 +5,14 @@ data -> encoders -> heads -> similarities -> losses <- soft labels <- teachers; 
 https://github.com/lerogo/aaai24_itr_cusa at commit 58e8721.
 """
 
+from typing import Any
+
 __version__ = "0.2.0"
+
+
+def load(source: Any, **options: Any) -> Any:
+    """A model for programs of one's own, with `encode_image` and `encode_text`: see `cusa_jax.pretrained.load`."""
+    # Nothing of JAX is imported before it is needed.
+    from cusa_jax import pretrained
+
+    return pretrained.load(source, **options)

@@ -17,6 +17,7 @@ from cusa_jax import optim, sharding, step
 from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.splits import SPLITS, Split, check_disjoint, check_present, load_split, provide
+from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
 from cusa_jax.files import is_missing
 from cusa_jax.inputs import Inputs
@@ -158,6 +159,7 @@ def build_student(config: Config) -> tuple[Student, Params, Mapping[str, np.ndar
     if weights is None:
         logging.warning("THE STUDENT STARTS FROM RANDOM WEIGHTS: config.init_from is empty")
         return student, variables, {}
+    _announce_heads(config, student, weights)
     return student, start_from(weights, variables), weights.scalars
 
 
@@ -193,12 +195,40 @@ def student_options(config: Config, tokenizer: str = "") -> Options:
     uni = bool({"image_image", "text_text"} & compared)
     heads = tuple(kind for kind, used in (("cross", cross), ("uni", uni)) if used)
     return Options(
-        heads=heads if config.model.heads == "linear" else (),
+        heads=() if config.model.heads == "none" else heads,
+        head_kind="residual" if config.model.heads == "residual" else "linear",
         dtype=config.model.dtype,
         remat=config.model.remat,
         attention=config.model.attention,
         tokenizer=config.model.tokenizer or tokenizer,
     )
+
+
+def _announce_heads(config: Config, student: Student, weights: Weights) -> None:
+    """Says where heads and weights do not go together. Raises InputError where both have heads of different kinds."""
+    wanted = student.heads if isinstance(student, Embeds) else ()
+    kind = config.model.heads
+    kept = [pair for pair in weights.heads if pair in wanted]
+    if kept and kind != weights.head_kind:
+        raise InputError(
+            f"{config.init_from}: its heads ({', '.join(kept)}) are {weights.head_kind}, and config.model.heads="
+            f"'{kind}'; set '{weights.head_kind}', or 'none', which leaves them out"
+        )
+    if left := [pair for pair in weights.heads if pair not in wanted and isinstance(student, Embeds)]:
+        logging.warning("%s: ITS TRAINED HEADS (%s) ARE LEFT OUT", config.init_from, ", ".join(left))
+    if not (fresh := [pair for pair in wanted if pair not in weights.heads]):
+        return
+    if kind == "residual":
+        if is_first():
+            print(
+                f"fresh residual heads ({', '.join(fresh)}): step 0 equals the pretrained model", flush=True
+            )
+    else:
+        logging.warning(
+            "FRESH RANDOM HEADS (%s) ON PRETRAINED WEIGHTS: what the pretrained model can do is lost at step 0, and "
+            "small data may never bring it back; config.model.heads='residual' or 'none' starts from its own figures",
+            ", ".join(fresh),
+        )
 
 
 def _check_student(config: Config, student: Student) -> None:

@@ -47,11 +47,19 @@ def finish(trained: Trained, workdir: Path) -> dict[str, float]:
         test = metrics(scored, trained.run.splits["test"])
         if is_first():
             results = {"best_step": trained.step, "val_r_mean": trained.r_mean, "test": test}
+            if trained.start is not None:
+                results["val_r_mean_start"] = trained.start
             write_json(workdir / RESULTS, results)
         with contextlib.closing(_log(trained.run, workdir)) as log:
             log.evaluated(trained.step, "test", test)
         page = _write_report(workdir, trained.run, trained.variables, scored)
     if is_first():
+        if trained.start is not None:
+            print(
+                f"validation: r_mean {trained.start:.2f} before the first step, {trained.r_mean:.2f} at step "
+                f"{trained.step}, the best"
+                + ("; TRAINING DID NOT IMPROVE ON ITS START" if trained.r_mean <= trained.start else "")
+            )
         print(
             f"results: {workdir / RESULTS}",
             f"report: {page}",

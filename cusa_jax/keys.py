@@ -29,7 +29,9 @@ class Model:
     attention: str = choice("xla", "'cudnn': one fused kernel, on NVIDIA GPUs in bfloat16", tuple(ATTENTION))
     activation: str = choice("", "where init_from's file does not say it; '' otherwise", ("", *ACTIVATIONS))
     heads: str = choice(
-        "linear", "over the towers' features; 'none' compares these themselves", ("linear", "none")
+        "linear",
+        "over the towers' features: the paper's, or 'residual', which starts as the identity; 'none' has none",
+        ("linear", "residual", "none"),
     )
 
 

@@ -37,12 +37,14 @@ class Trained:
     """A training that came to its end.
 
     variables: of the model that validated best, on the mesh. step, r_mean: when that was, and its validation.
+    start: validation before the first step; None of a run that older versions began.
     """
 
     run: Experiment
     variables: Params
     step: int
     r_mean: float
+    start: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +80,7 @@ def train(config: Config, workdir: Path) -> Trained | Stopped:
             logging.warning("stopped at step %d, saved; the same command continues", stopped.step)
             return stopped
         variables = checkpoints.restore_best(progress["step"], run.abstract_state)
-        return Trained(run, variables, progress["step"], progress["r_mean"])
+        return Trained(run, variables, progress["step"], progress["r_mean"], progress.get("start"))
 
 
 def _loop(
@@ -95,15 +97,22 @@ def _loop(
     train_step, evaluate = together(jitted(run.recipe)), Evaluator(run.recipe.student, run.mesh, config)
     recent = _Recent(checkpoints)
 
-    def select() -> None:
-        """Validates, and keeps the best model so far."""
+    def validate() -> dict[str, float]:
         metrics = evaluate(state.variables, run.splits["val"])
         log.evaluated(step, "val", metrics)
+        return metrics
+
+    def select() -> None:
+        """Validates, and keeps the best model so far."""
+        metrics = validate()
         if metrics["r_mean"] > progress["r_mean"]:
             progress.update(step=step, r_mean=metrics["r_mean"])
             checkpoints.save_best(step, state, metrics)
 
-    if step and step % run.steps_per_epoch == 0:
+    if not step:
+        # The start is what a training is measured against, and no model of its own.
+        progress["start"] = validate()["r_mean"]
+    elif step % run.steps_per_epoch == 0:
         # The checkpoint was written before its validation.
         select()
     while step < run.last_step:

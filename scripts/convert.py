@@ -1,11 +1,12 @@
 """Converts weights between formats, and the PyTorch reference's YAML to our configuration. PyTorch is not needed.
 
-python scripts/convert.py IN OUT [--activation=gelu] [--verify]
+python scripts/convert.py IN OUT [--activation=gelu] [--heads=fold] [--to=open_clip] [--push=USER/NAME] [--verify]
 
 IN: CLIP weights of any format (OpenAI .pt, Hugging Face or open_clip folder, state dict, the reference's .pth, our
 .safetensors, a training's folder), or the reference's YAML. OUT says by its name what is written: .pth (the
-reference's checkpoint), .pt (OpenAI's names, without heads), .safetensors (ours), a folder (Hugging Face's, without
-heads), .py (the recipe, as a configuration for scripts/train.py).
+reference's checkpoint), .pt (OpenAI's names), .safetensors (ours), a folder (Hugging Face's), .py (the recipe, as a
+configuration for scripts/train.py). Formats that have no heads refuse a model with trained ones, unless --heads=fold
+puts them into the towers, which is exact of residual heads.
 """
 
 from pathlib import Path
@@ -14,7 +15,9 @@ from absl import app, flags, logging
 
 from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.errors import InputError
+from cusa_jax.hugging_face import upload
 from cusa_jax.weights import reference
+from cusa_jax.weights.folding import fold
 from cusa_jax.weights.formats import read_weights, write_weights
 from cusa_jax.weights.reference_checkpoint import recipe
 
@@ -23,6 +26,18 @@ ACTIVATION = flags.DEFINE_enum(
     "",
     ["", "quick_gelu", "gelu"],
     "Of weights whose file does not say it, such as open_clip's.",
+)
+HEADS = flags.DEFINE_enum(
+    "heads", "keep", ["keep", "fold"], "'fold' puts residual heads into the towers, where that is exact."
+)
+TO = flags.DEFINE_enum(
+    "to",
+    "",
+    ["", "open_clip", "stablehlo"],
+    "A folder of another kind than Hugging Face's: see docs/weights.md.",
+)
+PUSH = flags.DEFINE_string(
+    "push", "", "USER/NAME on the Hugging Face Hub: uploads the folder that was written."
 )
 VERIFY = flags.DEFINE_bool(
     "verify", False, "Run both sides on a probe, one in PyTorch, which must be installed."
@@ -37,8 +52,16 @@ def main(argv: list[str]) -> None:
     with errors_in_one_line():
         if not target.parent.is_dir():
             raise InputError(f"{target.parent}: no such folder to write to")
+        if PUSH.value and target.suffix:
+            raise InputError(
+                f"--push={PUSH.value}: uploads a folder, and {target} is a file; give OUT no suffix"
+            )
+        if TO.value and target.suffix:
+            raise InputError(f"--to={TO.value} writes a folder; give OUT no suffix, unlike {target}")
         convert(source, target)
-    print(f"wrote {target}")
+        print(f"wrote {target}")
+        if PUSH.value:
+            print(f"pushed to {upload(target, PUSH.value)}")
 
 
 def convert(source: Path, target: Path) -> None:
@@ -47,7 +70,8 @@ def convert(source: Path, target: Path) -> None:
     elif target.suffix == ".py":
         write_config(recipe(read_weights(source, ACTIVATION.value), source), target)
     else:
-        write_weights(target, read_weights(source, ACTIVATION.value))
+        weights = read_weights(source, ACTIVATION.value)
+        write_weights(target, fold(weights, source) if HEADS.value == "fold" else weights, TO.value)
         if VERIFY.value:
             from torch_probe import verify  # imports torch
 

@@ -22,6 +22,7 @@ from absl import app, flags, logging
 
 from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.errors import InputError, one_line
+from cusa_jax.hugging_face import find_model
 
 if TYPE_CHECKING:
     from cusa_jax.search.finder import Finder, Hit
@@ -68,7 +69,7 @@ def build_index(photos: Path) -> None:
         raise InputError("index needs --checkpoint=WORKDIR, the model, and --out=INDEX, the file to write")
     model.keep_compiled(Path(OUT.value))
     encoder, variables, fingerprint = model.load(CHECKPOINT.value, BATCH.value)
-    origin = index.Origin(str(photos), str(Path(CHECKPOINT.value).resolve()), fingerprint)
+    origin = index.Origin(str(photos), str(find_model(CHECKPOINT.value).resolve()), fingerprint)
     try:
         done = index.update(Path(OUT.value), origin, encoder, variables, FORGET.value)
     except KeyboardInterrupt:

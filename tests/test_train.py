@@ -109,10 +109,11 @@ def test_a_run_leaves_metrics_checkpoints_and_results(undisturbed):
     ].keys()
     assert train[-1]["loss_contrastive"] < train[0]["loss_contrastive"]
     validated = [line for line in metrics(undisturbed) if line["split"] == "val"]
-    assert [line["step"] for line in validated] == [10, 20, 30]
-    best = max(validated, key=lambda line: line["r_mean"])
+    assert [line["step"] for line in validated] == [0, 10, 20, 30]
+    best = max(validated[1:], key=lambda line: line["r_mean"])
     results = json.loads((undisturbed / "results.json").read_text())
     assert (results["best_step"], results["val_r_mean"]) == (best["step"], best["r_mean"])
+    assert results["val_r_mean_start"] == validated[0]["r_mean"]
     assert {"i2t_r1", "t2i_r10", "map_at_r", "t2i_exact_r1"} <= results["test"].keys()
     assert list((undisturbed / "tensorboard").glob("events*"))
     report = (undisturbed / "report.html").read_text()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cusa_jax import sharding
 from cusa_jax.evaluation.sources import ArraySource, EmbeddingSource, SentenceSource, StudentSource
+from cusa_jax.hugging_face import find_model
 from cusa_jax.jsonfile import read_json
 from cusa_jax.teachers.live import load_text_teacher
 from cusa_jax.weights.formats import load_model
@@ -15,14 +16,16 @@ from cusa_jax.workdir import CONFIG
 def open_source(path: str, *, batch_size: int, workers: int) -> EmbeddingSource:
     """The folder of a run (its model that validated best), any CLIP, a sentence encoder's folder, or an .npz.
 
+    A model can be named by its Hugging Face id.
+
     Raises InputError where there is none of these.
     """
     if path.endswith(".npz"):
         return ArraySource(path)
-    mesh = sharding.make_mesh()
-    if _is_sentence_encoder(Path(path)):
-        return SentenceSource(*load_text_teacher(path, max_length=512), mesh, batch_size)
-    student, variables = load_model(path)
+    mesh, found = sharding.make_mesh(), find_model(path)
+    if _is_sentence_encoder(found):
+        return SentenceSource(*load_text_teacher(str(found), max_length=512), mesh, batch_size)
+    student, variables = load_model(found)
     return StudentSource(path, student, sharding.put_params(variables, mesh), mesh, batch_size, workers)
 
 

@@ -38,7 +38,7 @@ def student(sizes: ClipConfig, options: Options) -> DualEncoderStudent:
         family="clip",
         sizes=sizes,
         inputs=inputs(sizes),
-        module=DualEncoder(image, text, options.heads),
+        module=DualEncoder(image, text, options.heads, options.head_kind),
         # A ResNet's batch norms look at all rows.
         rows_independent=not sizes.resnet_blocks,
     )

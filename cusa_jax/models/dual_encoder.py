@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cusa_jax import similarity
-from cusa_jax.models.heads import ProjectionHead
+from cusa_jax.models.heads import HEADS, HeadKind
 from cusa_jax.models.linen_student import LinenStudent
 from cusa_jax.models.student import Encoded, ModelState, Rngs, Side, Variables
 from cusa_jax.types import Array, Embeddings, Similarities
@@ -19,19 +19,21 @@ from cusa_jax.types import Array, Embeddings, Similarities
 class DualEncoder(nn.Module):
     """`image` and `text` towers, each (rows, train) -> features [B, E]; `heads`, of 'cross' and 'uni', are pairs.
 
-    'cross' heads serve the image-text terms, 'uni' heads the uni-modal ones. Parameter tree:
-    {'image': …, 'text': …, '{cross,uni}_{image,text}': {'ln', 'linear'}}. Without a pair of heads its embeddings are
+    'cross' heads serve the image-text terms, 'uni' heads the uni-modal ones; head_kind says what they are. Parameter
+    tree: {'image': …, 'text': …, '{cross,uni}_{image,text}': {'ln', 'linear'}}; residual heads have no 'ln'. Without
+    a pair of heads its embeddings are
     the towers' features (reference unire/model.py:148-166).
     """
 
     image: nn.Module
     text: nn.Module
     heads: tuple[str, ...] = ("cross", "uni")
+    head_kind: HeadKind = "linear"
 
     def setup(self):
         for kind in self.heads:
-            setattr(self, f"{kind}_image", ProjectionHead())
-            setattr(self, f"{kind}_text", ProjectionHead())
+            setattr(self, f"{kind}_image", HEADS[self.head_kind]())
+            setattr(self, f"{kind}_text", HEADS[self.head_kind]())
 
     def encode(self, side: Side, rows: Array, train: bool = False) -> dict[str, jax.Array]:
         """{'cross', 'uni'} embeddings of one side, each [B, E], in float32 or wider, not normalised."""

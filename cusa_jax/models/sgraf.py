@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cusa_jax import similarity
+from cusa_jax.errors import InputError
 from cusa_jax.models.linen_student import LinenStudent
 from cusa_jax.models.region_word import Regions, SelfAttention, Words, is_word
 from cusa_jax.models.sgraf_sizes import SGRAF_PRESETS, SgrafSizes, inputs
@@ -121,7 +122,12 @@ class SgrafStudent(LinenStudent):
 
 
 def student(sizes: SgrafSizes, options: Options) -> SgrafStudent:
-    """SGR or SAF; 'uni' of `options.heads` adds one layer a side for the uni-modal similarities."""
+    """SGR or SAF; 'uni' of `options.heads` adds one layer a side for the uni-modal similarities.
+
+    Raises InputError for residual heads: these layers turn several vectors into one, which has no identity.
+    """
+    if options.head_kind == "residual":
+        raise InputError("config.model.heads='residual': SGRAF has features of another kind; set 'linear'")
     module = Sgraf(sizes, "uni" in options.heads, options.remat, jnp.dtype(options.dtype))
     # The batch norms over regions look at all rows of a batch.
     return SgrafStudent("sgraf", sizes, inputs(sizes, options.tokenizer), module, rows_independent=False)

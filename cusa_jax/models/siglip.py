@@ -31,7 +31,10 @@ def student(sizes: SiglipSizes, options: Options) -> DualEncoderStudent:
     compute = options.remat, jnp.dtype(options.dtype), options.attention
     towers = VisionTower(sizes, *compute), TextTower(sizes, *compute)
     return DualEncoderStudent(
-        "siglip", sizes, inputs(sizes, options.tokenizer), DualEncoder(*towers, options.heads)
+        "siglip",
+        sizes,
+        inputs(sizes, options.tokenizer),
+        DualEncoder(*towers, options.heads, options.head_kind),
     )
 
 

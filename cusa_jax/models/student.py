@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import jax
 
 from cusa_jax.inputs import Inputs
+from cusa_jax.models.heads import HeadKind
 from cusa_jax.types import Array, Embeddings, Similarities
 
 Variables: TypeAlias = Any  # {'params': …, and further linen collections}, a pytree of arrays
@@ -99,8 +100,9 @@ class Embeds(Protocol):
 class Options:
     """What a configuration decides of a student beyond its sizes.
 
-    heads: which pairs it has, of 'cross' and 'uni'. dtype: of the computation. remat: recompute activations in the
-    backward pass. attention: of `models.layers.ATTENTION`. tokenizer: as in `inputs.Text`; '' is the family's own.
+    heads: which pairs it has, of 'cross' and 'uni'. head_kind: what they are, of `models.heads.HEADS`. dtype: of the
+    computation. remat: recompute activations in the backward pass. attention: of `models.layers.ATTENTION`.
+    tokenizer: as in `inputs.Text`; '' is the family's own.
     """
 
     heads: tuple[str, ...] = ("cross", "uni")
@@ -108,6 +110,7 @@ class Options:
     remat: bool = False
     attention: str = "xla"
     tokenizer: str = ""
+    head_kind: HeadKind = "linear"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ class LastState(nn.Module):
 def student(sizes: VseSizes, options: Options) -> DualEncoderStudent:
     """VSE++ with the heads of `options`; it has none of its own."""
     dtype = jnp.dtype(options.dtype)
-    module = DualEncoder(MeanRegion(sizes, dtype), LastState(sizes, dtype), options.heads)
+    module = DualEncoder(MeanRegion(sizes, dtype), LastState(sizes, dtype), options.heads, options.head_kind)
     return DualEncoderStudent("vse", sizes, inputs(sizes, options.tokenizer), module)
 
 

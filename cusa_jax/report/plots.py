@@ -57,8 +57,11 @@ def training_curves(workdir: Path) -> list[Plot]:
 
 
 def validation_curves(workdir: Path) -> list[Plot]:
-    """Retrieval on the validation split after each epoch: a plot for each way, and one for both together."""
-    lines = [{**line, "step": epoch} for epoch, line in enumerate(read_metrics(workdir, "val"), start=1)]
+    """Retrieval on the validation split before training and after each epoch: a plot for each way, and one for both."""
+    validated = read_metrics(workdir, "val")
+    # Older runs did not validate their start.
+    first = 0 if validated and validated[0]["step"] == 0 else 1
+    lines = [{**line, "step": epoch} for epoch, line in enumerate(validated, start=first)]
     words = {**WAYS, "": "Both ways"}
     panels = [
         (

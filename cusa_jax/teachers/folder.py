@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 
 from cusa_jax.errors import InputError
+from cusa_jax.hugging_face import download
 from cusa_jax.jsonfile import read_any_json
 from cusa_jax.teachers.features import SUFFIXES
 from cusa_jax.types import Params, Teacher
@@ -58,14 +57,7 @@ def locate(source: str, *suffixes: str) -> Path:
         raise InputError(f"{source}: a live teacher is a model folder, and a feature file ends in {stored}")
     if path.suffix in SUFFIXES or path.is_absolute() or source.count("/") > 1:
         raise InputError(f"{source}: no such file or folder")
-    try:
-        return Path(snapshot_download(source, allow_patterns=list(_WANTED)))
-    except (HFValidationError, OSError, ValueError) as error:
-        # An OSError is a model that does not exist, no network, or no rights.
-        reason = str(error).partition("\n")[0]
-        raise InputError(
-            f"{source}: neither a folder here nor to be had from Hugging Face ({reason}); give a local folder"
-        ) from error
+    return download(source, _WANTED)
 
 
 def model_files(path: Path) -> list[Path]:

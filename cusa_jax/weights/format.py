@@ -19,7 +19,8 @@ from cusa_jax.weights.torch_layout import read_safetensors
 
 CONFIG = "config.json"
 HEADER = "cusa_jax"  # key of a .safetensors file's metadata, whose value is JSON
-_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+# Of DistributedDataParallel, torch.compile, and training programs such as Lightning's.
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,7 @@ def without_wrappers(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
 
 def _state_dict(value: Any) -> Any:
     """What training programs save beside epoch and optimiser."""
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             return value[key]
     return value

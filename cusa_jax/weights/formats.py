@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cusa_jax.errors import InputError, one_line
+from cusa_jax.hugging_face import find_model
 from cusa_jax.models.student import Student
 from cusa_jax.types import Params
 from cusa_jax.weights import (
@@ -16,6 +17,7 @@ from cusa_jax.weights import (
     reference_checkpoint,
     sgraf,
     siglip,
+    stablehlo,
 )
 from cusa_jax.weights.format import CONFIG, Format, Source
 from cusa_jax.weights.hub import Weights
@@ -30,6 +32,7 @@ FORMATS: dict[str, Format] = {
     "sgraf": sgraf.FORMAT,
     "reference": reference_checkpoint.FORMAT,
     "openai": openai.FORMAT,
+    "stablehlo": stablehlo.FORMAT,
 }
 # Tensors of what users give by mistake, and what to do with it.
 _OTHERS = {
@@ -41,14 +44,13 @@ _OTHERS = {
 def read_weights(source: str | Path, activation: str = "") -> Weights:
     """The model at `source`, with whatever heads, scalars and recipe it has. PyTorch is not needed.
 
+    source: a file, a folder, or a Hugging Face id, OWNER/NAME[@REVISION].
     activation: 'quick_gelu' or 'gelu', where the file cannot say it, as most state dicts cannot.
 
     Raises InputError in one line: nothing is there, no format is recognised, the file is damaged or would run code,
     its keys do not fit (all are listed), or it says another activation.
     """
-    path = Path(source).expanduser()
-    if not (path.is_dir() or path.is_file()):
-        raise InputError(f"{source}: no such file or folder")
+    path = find_model(source)
     opened = Source(path, activation)
     for known in FORMATS.values():
         if known.recognises(opened):
@@ -65,15 +67,19 @@ def load_model(source: str | Path, activation: str = "") -> tuple[Student, Param
     return weights.student(), weights.variables
 
 
-def write_weights(path: Path, weights: Weights) -> None:
-    """Writes the format that the name asks for, whole or not at all, in float32.
+def write_weights(path: Path, weights: Weights, kind: str = "") -> None:
+    """Writes the format `kind`, or that the name asks for, whole or not at all, in float32.
 
     .pth: a checkpoint of the reference. .safetensors: ours, everything in one file. .pt: the CLIP alone under OpenAI's
     names, for `clip.build_model`. .tar (.pth.tar): a checkpoint of SGRAF. A folder (no suffix): Hugging Face's, the
-    model alone.
+    model alone. kind: a key of FORMATS, such as 'open_clip' and 'stablehlo', which are folders too.
     """
     writers = {known.suffix: known for known in FORMATS.values() if known.family in ("", weights.family)}
-    chosen = writers.get(path.suffix)
+    chosen = FORMATS[kind] if kind else writers.get(path.suffix)
+    if chosen and chosen.family not in ("", weights.family):
+        raise InputError(
+            f"{path}: {chosen.name} holds a {chosen.family}, and this model is a {weights.family}"
+        )
     if chosen is None or chosen.write is None:
         named = ", ".join(sorted(suffix for suffix in writers if suffix))
         raise InputError(

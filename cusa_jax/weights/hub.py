@@ -14,6 +14,7 @@ import numpy as np
 from cusa_jax.config import ConfigDict
 from cusa_jax.errors import InputError
 from cusa_jax.models import families
+from cusa_jax.models.heads import HeadKind
 from cusa_jax.models.student import Options, Student
 from cusa_jax.types import Params
 
@@ -33,6 +34,7 @@ class Weights:
         is the family's own, or not said.
     extras: tensors of the file that our models do not have and that go back into one, by our name for them:
         'logit_scale' of a CLIP.
+    figures: of the test split, where a finished run's folder has them.
     """
 
     family: str
@@ -43,6 +45,7 @@ class Weights:
     config: ConfigDict | None = None
     tokenizer: str = ""
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def towers(self) -> Params:
@@ -53,9 +56,14 @@ class Weights:
             for collection, tree in self.variables.items()
         }
 
+    @property
+    def head_kind(self) -> HeadKind:
+        return head_kind_in(self.variables)
+
     def student(self) -> Student:
         """The model with the heads that there are."""
-        return families.make(self.family, self.sizes, Options(heads=self.heads, tokenizer=self.tokenizer))
+        options = Options(heads=self.heads, tokenizer=self.tokenizer, head_kind=self.head_kind)
+        return families.make(self.family, self.sizes, options)
 
 
 def start_from(weights: Weights, fresh: Params) -> Params:
@@ -82,16 +90,24 @@ def heads_in(variables: Params) -> tuple[str, ...]:
     return tuple(kind for kind in HEADS if head_modules((kind,))[0] in variables["params"])
 
 
-def template(family: str, sizes: Any, heads: tuple[str, ...], where: str | Path) -> Params:
+def head_kind_in(variables: Params) -> HeadKind:
+    """What the heads are that variables hold: only the paper's have a norm."""
+    held = [variables["params"][name] for name in head_modules(HEADS) if name in variables["params"]]
+    return "residual" if held and all(module.keys() == {"linear"} for module in held) else "linear"
+
+
+def template(
+    family: str, sizes: Any, heads: tuple[str, ...], where: str | Path, head_kind: HeadKind = "linear"
+) -> Params:
     """Shapes of the variables of a model. Raises InputError, naming `where`, for sizes that make none."""
     try:
-        return _template(family, sizes, heads)
+        return _template(family, sizes, heads, head_kind)
     except (TypeError, ValueError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{where}: sizes that make no model: {sizes} ({reason})") from error
 
 
 @functools.lru_cache(maxsize=4)
-def _template(family: str, sizes: Any, heads: tuple[str, ...]) -> Params:
-    student = families.make(family, sizes, Options(heads=heads))
+def _template(family: str, sizes: Any, heads: tuple[str, ...], head_kind: HeadKind) -> Params:
+    student = families.make(family, sizes, Options(heads=heads, head_kind=head_kind))
     return jax.eval_shape(student.init, jax.random.key(0))

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from cusa_jax.errors import InputError
-from cusa_jax.jsonfile import MOST_LAYERS, read_json, size, write_json
+from cusa_jax.jsonfile import MOST_LAYERS, size, write_json
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import make_sizes
 from cusa_jax.weights import metadata
-from cusa_jax.weights.format import CONFIG, Format, Source
+from cusa_jax.weights.card import write_card
+from cusa_jax.weights.config_keys import check_settings
+from cusa_jax.weights.folding import refuse_heads
+from cusa_jax.weights.format import CONFIG, Format, Source, without_wrappers
 from cusa_jax.weights.hub import Weights, template
-from cusa_jax.weights.huggingface_tokenizer import write_tokenizer
+from cusa_jax.weights.huggingface_tokenizer import check_tokenizer, write_tokenizer
 from cusa_jax.weights.openai import logit_scale, own_logit_scale
 from cusa_jax.weights.torch_layout import (
     KeyTable,
@@ -25,7 +28,7 @@ from cusa_jax.weights.torch_layout import (
 )
 
 MODEL_TYPE = "clip"
-PREPROCESSOR = "preprocessor_config.json"
+_SENTENCE_TRANSFORMERS = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.CLIPModel"}
 IGNORED = {
     "logit_scale": "an extra: CUSA's temperatures replace it",
     r"(text|vision)_model\.embeddings\.position_ids": "numbers from 0 on, which older files have",
@@ -36,6 +39,20 @@ _VISION = _COMMON | {"hidden_size": 768, "num_attention_heads": 12, "intermediat
                      "patch_size": 32}  # fmt: skip
 _TEXT = _COMMON | {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048, "vocab_size": 49408,
                    "max_position_embeddings": 77}  # fmt: skip
+_SECTIONS = {"vision_config": _VISION, "text_config": _TEXT}
+# The projection is the whole model's.
+_HONOURED = {
+    "": {*_SECTIONS, "vision_config_dict", "text_config_dict", "model_type", "projection_dim"},
+    "vision_config": {*_VISION, "projection_dim"},
+    "text_config": {*_TEXT, "projection_dim", "pad_token_id"},
+}
+# What other settings may be, by section; anything else is not a CLIP.
+_ONLY: Mapping[str, Mapping[str, Any]] = {
+    "": {"pruned_heads": {}},
+    "vision_config": {"model_type": "clip_vision_model", "num_channels": 3, "attention_dropout": 0, "dropout": 0,
+                      "pruned_heads": {}},
+    "text_config": {"model_type": "clip_text_model", "attention_dropout": 0, "dropout": 0, "pruned_heads": {}},
+}  # fmt: skip
 # Position of the end-of-text token: its id, or 2, with which older files mean "the highest id", which it is.
 _LEGACY_EOS = 2
 
@@ -89,7 +106,8 @@ def _recognises(source: Source) -> bool:
 def _read(source: Source) -> Weights:
     folder = source.path
     sizes = _sizes(source)
-    tensors = read_folder(folder)
+    check_tokenizer(folder, sizes)
+    tensors = without_wrappers(read_folder(folder))
     shapes = template("clip", sizes, (), folder)["params"]
     params = from_torch(tensors, shapes, key_table(sizes), ignored=IGNORED, where=folder)
     return Weights("clip", sizes, {"params": params}, extras=logit_scale(tensors, folder))
@@ -98,8 +116,9 @@ def _read(source: Source) -> Weights:
 def _write(folder: Path, weights: Weights) -> None:
     """The CLIP alone: weights, config, preprocessing, and CLIP's tokenizer where its vocabulary is CLIP's.
 
-    Raises InputError for a ResNet, which the library does not have.
+    Raises InputError for a ResNet, which the library does not have, and for heads.
     """
+    refuse_heads(weights, folder)
     sizes = weights.sizes
     if sizes.resnet_blocks:
         raise InputError(
@@ -108,8 +127,11 @@ def _write(folder: Path, weights: Weights) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"logit_scale": own_logit_scale(weights)} | to_torch(weights.towers["params"], key_table(sizes))
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    write_json(folder / PREPROCESSOR, _preprocessing(sizes))
+    write_json(folder / metadata.PREPROCESSOR, _preprocessing(sizes))
     write_tokenizer(folder, sizes)
+    write_card(folder, weights, "transformers")
+    # For sentence-transformers, whose module this is: the folder itself.
+    write_json(folder / "modules.json", [_SENTENCE_TRANSFORMERS])
     write_json(folder / CONFIG, _config(sizes))  # last: without it a folder is no model
 
 
@@ -122,7 +144,10 @@ FORMAT = Format("Hugging Face's CLIP folder", "clip", _recognises, _read, "", _w
 def _sizes(source: Source) -> ClipConfig:
     raw, path = source.config, source.path / CONFIG
     with metadata.read_as("the configuration of a CLIP model", path):
-        vision, text = _VISION | dict(raw["vision_config"]), _TEXT | dict(raw["text_config"])
+        sections = {"": raw} | {name: _section(raw, name) for name in _SECTIONS}
+        for name, section in sections.items():
+            check_settings(name, section, _HONOURED[name], _ONLY[name], what="a CLIP", path=path)
+        vision, text = sections["vision_config"], sections["text_config"]
         fields: dict[str, Any] = {
             "embed_dim": size(raw, "projection_dim", path, 512),
             "image_size": size(vision, "image_size", path),
@@ -130,21 +155,30 @@ def _sizes(source: Source) -> ClipConfig:
             "vision_width": size(vision, "hidden_size", path),
             "vision_layers": size(vision, "num_hidden_layers", path, at_most=MOST_LAYERS),
             "vision_heads": size(vision, "num_attention_heads", path),
+            "vision_mlp": size(vision, "intermediate_size", path),
             "text_width": size(text, "hidden_size", path),
             "text_layers": size(text, "num_hidden_layers", path, at_most=MOST_LAYERS),
             "text_heads": size(text, "num_attention_heads", path),
+            "text_mlp": size(text, "intermediate_size", path),
             "context_length": size(text, "max_position_embeddings", path),
             "vocab_size": size(text, "vocab_size", path),
             "activation": metadata.activation(str(vision["hidden_act"]), source.activation, path),
         }
         _check(path, vision, text)
-    return make_sizes("clip", fields | _pixels(source.path / PREPROCESSOR, fields["image_size"]), path)
+    return make_sizes("clip", fields | _pixels(source.path, fields["image_size"]), path)
 
 
-def _pixels(path: Path, image_size: int) -> dict[str, tuple[float, ...]]:
+def _pixels(folder: Path, image_size: int) -> dict[str, tuple[float, ...]]:
     """What preprocessor_config.json says; a folder without one is taken to have CLIP's pixels."""
-    said = read_json(path, "get it again") if path.is_file() else {}
+    said, path = metadata.read_preprocessor(folder)
     return metadata.statistics(said, metadata.PREPROCESSOR_CONFIG, image_size, path)
+
+
+def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The settings of a tower, with the library's defaults; a `…_config_dict` of older files decides over them."""
+    said = _SECTIONS[name] | dict(raw.get(name) or {})
+    older = raw.get(f"{name}_dict")
+    return said if older is None else said | _SECTIONS[name] | dict(older)
 
 
 def _check(path: Path, vision: Mapping[str, Any], text: Mapping[str, Any]) -> None:
@@ -154,8 +188,6 @@ def _check(path: Path, vision: Mapping[str, Any], text: Mapping[str, Any]) -> No
             "same"
         )
     for name, part in (("vision_config", vision), ("text_config", text)):
-        if part["intermediate_size"] != 4 * part["hidden_size"]:
-            raise InputError(f"{path}: {name}.intermediate_size must be 4 x hidden_size, as in every CLIP")
         if part["layer_norm_eps"] != 1e-5:
             raise InputError(f"{path}: {name}.layer_norm_eps must be 1e-5, as in every CLIP")
     last = text["vocab_size"] - 1

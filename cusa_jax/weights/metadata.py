@@ -18,6 +18,7 @@ from absl import logging
 
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.inputs import CLIP_MEAN, CLIP_STD, Resampling
+from cusa_jax.jsonfile import read_json
 from cusa_jax.models.layers import ACTIVATIONS
 
 
@@ -108,6 +109,24 @@ OPEN_CLIP_PREPROCESS = PixelFile(
     },
     ignored={"fill_color": "the border of a way to resize that is refused"},
 )
+
+
+PREPROCESSOR = "preprocessor_config.json"
+_PROCESSOR = "processor_config.json"  # in which newer versions of the library have the same
+
+
+def read_preprocessor(folder: Path) -> tuple[Mapping[str, Any], Path]:
+    """What a Hugging Face folder says of pixels, {} where it says nothing, and the file that says it."""
+    path = folder / PREPROCESSOR
+    if path.is_file():
+        return read_json(path, "get it again"), path
+    newer = folder / _PROCESSOR
+    said = read_json(newer, "get it again").get("image_processor") if newer.is_file() else None
+    if said is None:
+        return {}, path
+    if not isinstance(said, dict):
+        raise InputError(f"{newer}: image_processor is no object; get it again")
+    return said, newer
 
 
 def statistics(

@@ -15,11 +15,13 @@ from cusa_jax.config import from_values
 from cusa_jax.data import tokenizer_file
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.models.families import describe, read_description
+from cusa_jax.models.heads import HEADS as HEAD_KINDS
+from cusa_jax.runlog import read_results
 from cusa_jax.scalars import renamed
 from cusa_jax.types import Params
 from cusa_jax.weights import openai
 from cusa_jax.weights.format import HEADER, Format, Source
-from cusa_jax.weights.hub import HEADS, Weights, heads_in, template
+from cusa_jax.weights.hub import HEADS, Weights, head_kind_in, heads_in, template
 from cusa_jax.weights.torch_layout import (
     KeyTable,
     Tensors,
@@ -28,6 +30,7 @@ from cusa_jax.weights.torch_layout import (
     to_torch,
     write_safetensors,
 )
+from cusa_jax.workdir import RESULTS
 
 VERSION = 2  # of the .safetensors; the first had OpenAI's names, and its header says no version
 _SCALARS, _EXTRAS = "scalars/", "extras/"
@@ -64,7 +67,11 @@ def _read(source: Source) -> Weights:
     heads = header.get("heads")
     if not isinstance(heads, list) or not set(map(str, heads)) <= set(HEADS):
         raise InputError(f"{where}: heads are {one_line(repr(heads))[:80]}, and may be of {', '.join(HEADS)}")
-    shapes = template(family, sizes, tuple(kind for kind in HEADS if kind in heads), where)
+    if (head_kind := header.get("head_kind", "linear")) not in tuple(HEAD_KINDS):
+        raise InputError(
+            f"{where}: head_kind is {one_line(repr(head_kind))[:80]}, none of {', '.join(HEAD_KINDS)}"
+        )
+    shapes = template(family, sizes, tuple(kind for kind in HEADS if kind in heads), where, head_kind)
     variables = from_torch(tensors, shapes, key_table(shapes), ignored={}, where=where)
     return Weights(family, sizes, variables, heads_in(variables), scalars, config, tokenizer, extras)
 
@@ -74,6 +81,7 @@ def _write(path: Path, weights: Weights) -> None:
         "format": VERSION,
         **describe(weights.family, weights.sizes),
         "heads": weights.heads,
+        "head_kind": weights.head_kind,
         "config": None if weights.config is None else weights.config.to_dict(),
     }
     tensors = to_torch(weights.variables, key_table(weights.variables))
@@ -105,16 +113,17 @@ def _read_run(source: Source) -> Weights:
         variables = model["variables"]
         # Older runs had temperatures alone.
         scalars = model["scalars"] if "scalars" in model else model["taus"]
-        heads = heads_in(variables)
+        heads, head_kind = heads_in(variables), head_kind_in(variables)
         tensors = to_torch(variables, key_table(variables))
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{where}: its best model is not one of ours ({error!r})") from error
-    shapes = template(family, sizes, heads, where)
+    shapes = template(family, sizes, heads, where, head_kind)
     variables = from_torch(tensors, shapes, key_table(shapes), ignored={}, where=where)
     tokenizer = where / tokenizer_file.FILE
     return Weights(
         *(family, sizes, variables, heads, _scalars(scalars, where), config),
         str(tokenizer) if tokenizer.is_file() else "",
+        figures=read_results(where)["test"] if (where / RESULTS).is_file() else {},
     )
 
 

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from cusa_jax.errors import InputError
-from cusa_jax.jsonfile import MOST_LAYERS, read_json, size
+from cusa_jax.errors import InputError, one_line
+from cusa_jax.jsonfile import MOST_LAYERS, read_json, size, write_json
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import make_sizes
 from cusa_jax.weights import metadata
+from cusa_jax.weights.card import write_card
+from cusa_jax.weights.folding import refuse_heads
 from cusa_jax.weights.format import Format, Source, without_wrappers
 from cusa_jax.weights.hub import Weights
-from cusa_jax.weights.openai import from_tensors, unprefixed
-from cusa_jax.weights.torch_layout import read_folder
+from cusa_jax.weights.huggingface_tokenizer import write_tokenizer
+from cusa_jax.weights.openai import from_tensors, own_logit_scale, to_tensors, unprefixed
+from cusa_jax.weights.torch_layout import read_folder, write_safetensors
 
 CONFIG = "open_clip_config.json"
 _HONOURED = {
     "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu"),
-    "vision_cfg": ("image_size", "patch_size", "width", "layers", "head_width"),
-    "text_cfg": ("width", "layers", "heads", "context_length", "vocab_size"),
+    "vision_cfg": ("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"),
+    "text_cfg": ("width", "layers", "heads", "context_length", "vocab_size", "mlp_ratio"),
 }
 # Of a plain CLIP; anything else is a part that OpenAI's have not. Keys that are null, false or 0 ask for nothing.
-_ONLY = {"mlp_ratio": 4.0, "pool_type": ("tok", "argmax"), "custom_text": True}
-_IGNORED = {"patch_dropout": "of open_clip's own training"}
+_ONLY = {"pool_type": ("tok", "argmax"), "custom_text": True}
+_IGNORED = {
+    "patch_dropout": "of open_clip's own training",
+    "init_logit_scale": "where a training begins, which is over",
+}
 
 
 def _recognises(source: Source) -> bool:
@@ -40,6 +47,10 @@ def _sizes(source: Source) -> ClipConfig:
     with metadata.read_as("the configuration of a CLIP with two transformers", path):
         model = raw["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
+        if unknown := raw.keys() - {"model_cfg", "preprocess_cfg"}:
+            raise InputError(
+                f"{path}: {one_line(min(unknown))[:80]} is not known here; remove it if it changes nothing"
+            )
         for name, section in (("model_cfg", model), ("vision_cfg", vision), ("text_cfg", text)):
             _check(name, section, path)
         said = "quick_gelu" if model.get("quick_gelu") else "gelu"
@@ -50,6 +61,8 @@ def _sizes(source: Source) -> ClipConfig:
             "vision_width": size(vision, "width", path),
             "vision_layers": size(vision, "layers", path, at_most=MOST_LAYERS),
             "vision_heads": size(vision, "width", path) // size(vision, "head_width", path, 64),
+            "vision_mlp": _mlp(vision, path),
+            "text_mlp": _mlp(text, path),
             "text_width": size(text, "width", path),
             "text_layers": size(text, "layers", path, at_most=MOST_LAYERS),
             "text_heads": size(text, "heads", path),
@@ -63,6 +76,14 @@ def _sizes(source: Source) -> ClipConfig:
     return make_sizes("clip", fields | pixels, path)
 
 
+def _mlp(section: dict[str, Any], path: Path) -> int:
+    """Width of a tower's MLPs, as open_clip rounds it."""
+    ratio = section.get("mlp_ratio", 4.0)
+    if type(ratio) not in (int, float) or not 0 < ratio <= 64:
+        raise InputError(f"{path}: mlp_ratio={one_line(repr(ratio))[:80]} is no ratio of widths")
+    return int(size(section, "width", path) * ratio)
+
+
 def _check(name: str, section: dict[str, Any], path: Any) -> None:
     for key, value in section.items():
         only = _ONLY.get(key)
@@ -73,4 +94,49 @@ def _check(name: str, section: dict[str, Any], path: Any) -> None:
             )
 
 
-FORMAT = Format("open_clip's folder", "clip", _recognises, _read)
+def _write(folder: Path, weights: Weights) -> None:
+    """For `open_clip.create_model_and_transforms('local-dir:FOLDER')`. Raises InputError for heads, and for ResNets."""
+    sizes = weights.sizes
+    refuse_heads(weights, folder)
+    if sizes.resnet_blocks:
+        raise InputError(
+            f"{folder}: as an open_clip folder vision transformers are written only; write a .pt instead"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"logit_scale": own_logit_scale(weights)} | to_tensors(weights, weights.towers)
+    write_safetensors(folder / "open_clip_model.safetensors", tensors, {"format": "pt"})
+    write_tokenizer(folder, sizes)
+    write_card(folder, weights, "open_clip")
+    write_json(folder / CONFIG, _config(sizes))  # last: without it a folder is no model
+
+
+def _config(sizes: ClipConfig) -> dict[str, Any]:
+    vision = {"image_size": sizes.image_size, "patch_size": sizes.patch_size} | _tower(sizes, "vision")
+    vision["head_width"] = sizes.vision_width // sizes.vision_heads
+    text = {"context_length": sizes.context_length, "vocab_size": sizes.vocab_size, "heads": sizes.text_heads}
+    return {
+        "model_cfg": {
+            "embed_dim": sizes.embed_dim,
+            "quick_gelu": sizes.activation == "quick_gelu",
+            "vision_cfg": vision,
+            "text_cfg": text | _tower(sizes, "text"),
+        },
+        "preprocess_cfg": {
+            "size": [sizes.image_size, sizes.image_size],
+            "mode": "RGB",
+            "mean": list(sizes.mean),
+            "std": list(sizes.std),
+            "interpolation": sizes.resampling,
+            "resize_mode": {"crop": "shortest", "squash": "squash"}[sizes.resize],
+        },
+    }
+
+
+def _tower(sizes: ClipConfig, kind: str) -> dict[str, Any]:
+    width, mlp = getattr(sizes, f"{kind}_width"), getattr(sizes, f"{kind}_mlp")
+    # A hair above the ratio, so that rounding down gives the width back.
+    ratio = mlp / width if mlp % width == 0 else (mlp + 0.5) / width
+    return {"width": width, "layers": getattr(sizes, f"{kind}_layers"), "mlp_ratio": ratio}
+
+
+FORMAT = Format("open_clip's folder", "clip", _recognises, _read, write=_write)

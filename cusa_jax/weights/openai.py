@@ -18,6 +18,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.types import Params
 from cusa_jax.weights import metadata, torch_file
+from cusa_jax.weights.folding import refuse_heads
 from cusa_jax.weights.format import Format, Source
 from cusa_jax.weights.hub import HEADS, Weights, head_modules, template
 from cusa_jax.weights.torch_layout import from_torch, to_torch
@@ -178,7 +179,8 @@ def _read(source: Source) -> Weights:
 
 
 def _write(path: Path, weights: Weights) -> None:
-    """The CLIP alone, for `clip.build_model`."""
+    """The CLIP alone, for `clip.build_model`. Raises InputError for one with heads."""
+    refuse_heads(weights, path)
     tensors = {"logit_scale": own_logit_scale(weights)} | to_tensors(weights, weights.towers)
     torch_file.write(path, tensors)
 

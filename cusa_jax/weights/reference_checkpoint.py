@@ -71,6 +71,10 @@ def _write(path: Path, weights: Weights) -> None:
     wanted = (("cross",) if loss.contrastive.weight or loss.csa.weight else ()) + (
         ("uni",) if loss.usa.weight else ()
     )
+    if weights.heads and weights.head_kind != "linear":
+        raise InputError(
+            f"{path}: the reference has linear heads, these weights {weights.head_kind} ones; a .safetensors keeps them"
+        )
     if wanted != weights.heads:
         raise InputError(
             f"{path}: the recipe's losses have the heads {wanted}, these weights {weights.heads}"

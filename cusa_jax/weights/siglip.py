@@ -12,10 +12,12 @@ import numpy as np
 from cusa_jax.data import tokenizer_file
 from cusa_jax.jsonfile import write_json
 from cusa_jax.models.siglip_sizes import SiglipSizes
-from cusa_jax.weights import siglip_config
-from cusa_jax.weights.format import CONFIG, Format, Source
+from cusa_jax.weights import metadata, siglip_config
+from cusa_jax.weights.card import write_card
+from cusa_jax.weights.folding import refuse_heads
+from cusa_jax.weights.format import CONFIG, Format, Source, without_wrappers
 from cusa_jax.weights.hub import Weights, template
-from cusa_jax.weights.huggingface import PREPROCESSOR, block
+from cusa_jax.weights.huggingface import block
 from cusa_jax.weights.torch_layout import (
     KeyTable,
     Tensors,
@@ -69,21 +71,28 @@ def _read(source: Source) -> Weights:
     sizes = siglip_config.read_sizes(source)
     number = jax.ShapeDtypeStruct((1,), jnp.float32)
     shapes = {**template("siglip", sizes, (), folder)["params"], "logit_scale": number, "logit_bias": number}
-    params = from_torch(read_folder(folder), shapes, key_table(sizes), ignored=IGNORED, where=folder)
+    params = from_torch(
+        without_wrappers(read_folder(folder)), shapes, key_table(sizes), ignored=IGNORED, where=folder
+    )
     scalars = to_scalars(params.pop("logit_scale"), params.pop("logit_bias"))
     tokenizer = str(folder) if (folder / tokenizer_file.FILE).is_file() else ""
     return Weights("siglip", sizes, {"params": params}, scalars=scalars, tokenizer=tokenizer)
 
 
 def _write(folder: Path, weights: Weights) -> None:
-    """The SigLIP alone: weights, config, preprocessing, and the tokenizer where it is known."""
+    """The SigLIP alone: weights, config, preprocessing, and the tokenizer where it is known.
+
+    Raises InputError for one with heads.
+    """
+    refuse_heads(weights, folder)
     sizes = weights.sizes
     folder.mkdir(parents=True, exist_ok=True)
     tensors = to_torch(weights.towers["params"] | from_scalars(weights.scalars), key_table(sizes))
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
     if weights.tokenizer:
         (folder / tokenizer_file.FILE).write_bytes(tokenizer_file.content(weights.tokenizer))
-    write_json(folder / PREPROCESSOR, siglip_config.preprocessing(sizes))
+    write_card(folder, weights, "transformers")
+    write_json(folder / metadata.PREPROCESSOR, siglip_config.preprocessing(sizes))
     write_json(folder / CONFIG, siglip_config.config(sizes))  # last: without it a folder is no model
 
 

@@ -14,8 +14,8 @@ from cusa_jax.jsonfile import MOST_LAYERS, read_json, size
 from cusa_jax.models.families import make_sizes
 from cusa_jax.models.siglip_sizes import SiglipSizes
 from cusa_jax.weights import metadata
+from cusa_jax.weights.config_keys import check_settings
 from cusa_jax.weights.format import CONFIG, Source
-from cusa_jax.weights.huggingface import PREPROCESSOR
 
 MODEL_TYPE = "siglip"
 # Their names of our activations; of two, the first is written.
@@ -33,27 +33,13 @@ _TEXT = _COMMON | {
     "pad_token_id": None,
 }
 _SECTIONS = ("vision_config", "text_config")
+_HONOURED = {"": {*_SECTIONS, "model_type"}, "vision_config": _VISION, "text_config": _TEXT}
 # What other settings may be, by section; anything else is not a SigLIP of fixed resolution.
 _ONLY: Mapping[str, Mapping[str, Any]] = {
     "": {"pruned_heads": {}},
     "vision_config": {"model_type": "siglip_vision_model", "num_channels": 3, "attention_dropout": 0,
                       "vision_use_head": True, "pruned_heads": {}},
     "text_config": {"model_type": "siglip_text_model", "attention_dropout": 0, "pruned_heads": {}},
-}  # fmt: skip
-# Of every configuration of the library: how it is called, how it generates text, how a training begins. A SiglipModel
-# that is read from a folder depends on none; the ids of tokens are the tokenizer's.
-_IGNORED = {
-    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "add_cross_attention", "architectures",
-    "attn_implementation", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward",
-    "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
-    "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
-    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "id2label", "initializer_factor", "is_decoder",
-    "is_encoder_decoder", "label2id", "length_penalty", "max_length", "min_length", "no_repeat_ngram_size",
-    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states",
-    "output_scores", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict",
-    "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
-    "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p",
-    "torch_dtype", "torchscript", "transformers_version", "typical_p", "use_bfloat16",
 }  # fmt: skip
 _GEMMA_VOCABULARY, _GEMMA_PAD, _SENTENCEPIECE_PAD = 256_000, 0, 1
 
@@ -65,7 +51,9 @@ def read_sizes(source: Source) -> SiglipSizes:
     with metadata.read_as("the configuration of a SigLIP model", path):
         sections = {"": raw} | {name: raw.get(name) or {} for name in _SECTIONS}
         for name, section in sections.items():
-            _check_settings(name, section, path)
+            check_settings(
+                name, section, _HONOURED[name], _ONLY[name], what="a SigLIP of fixed resolution", path=path
+            )
         vision, text = _VISION | dict(sections["vision_config"]), _TEXT | dict(sections["text_config"])
         fields = {
             **_tower("vision", vision, source),
@@ -82,7 +70,7 @@ def read_sizes(source: Source) -> SiglipSizes:
                 f"vision_config.hidden_size, {fields['vision_width']}: they cannot be compared"
             )
         fields["pad_id"] = _pad_id(source.path, fields["vocab_size"], text["pad_token_id"])
-    return make_sizes("siglip", fields | _pixels(source.path / PREPROCESSOR, fields["image_size"]), path)
+    return make_sizes("siglip", fields | _pixels(source.path, fields["image_size"]), path)
 
 
 def _check_type(model_type: Any, path: Path) -> None:
@@ -94,20 +82,6 @@ def _check_type(model_type: Any, path: Path) -> None:
     if model_type != MODEL_TYPE:
         said = one_line(repr(model_type))[:80]
         raise InputError(f"{path}: model_type {said} is not both towers of a SigLIP, which is '{MODEL_TYPE}'")
-
-
-def _check_settings(name: str, section: Mapping[str, Any], path: Path) -> None:
-    honoured = {"": {*_SECTIONS, "model_type"}, "vision_config": _VISION, "text_config": _TEXT}[name]
-    for key, value in section.items():
-        if key in honoured or key in _IGNORED or value is None:
-            continue
-        if key not in _ONLY[name] or value != _ONLY[name][key]:
-            label = one_line(f"{name}.{key}" if name else key)
-            wanted = f"must be {_ONLY[name][key]!r}" if key in _ONLY[name] else "is not known here"
-            raise InputError(
-                f"{path}: {label[:80]}={one_line(repr(value))[:80]} {wanted}; remove it if it changes nothing of a "
-                "SigLIP of fixed resolution"
-            )
 
 
 def _tower(kind: str, section: Mapping[str, Any], source: Source) -> dict[str, Any]:
@@ -128,9 +102,9 @@ def _tower(kind: str, section: Mapping[str, Any], source: Source) -> dict[str, A
     }
 
 
-def _pixels(path: Path, image_size: int) -> dict[str, Any]:
+def _pixels(folder: Path, image_size: int) -> dict[str, Any]:
     """What preprocessor_config.json says; a folder without one is taken to have SigLIP's pixels."""
-    said = read_json(path, "get it again") if path.is_file() else {}
+    said, path = metadata.read_preprocessor(folder)
     statistics = metadata.statistics(said, metadata.SIGLIP_PREPROCESSOR_CONFIG, image_size, path)
     resample = said.get("resample")
     return statistics | ({} if resample is None else {"resampling": metadata.RESAMPLING[int(resample)]})

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.files import written_whole
+from cusa_jax.jsonfile import read_json
 from cusa_jax.types import Params
 from cusa_jax.weights import torch_file
 
@@ -82,7 +83,7 @@ class _Leaf:
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """All tensors of a .safetensors file. Raises InputError where there is no such file or it is damaged."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; sharded weights are not read, save them in one file first")
+        raise InputError(f"{path}: no such file, nor a list of its parts ({path.name}.index.json)")
     try:
         return load_file(path)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -92,11 +93,38 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 def read_folder(
     folder: Path, stem: str = "model", torch_stem: str = "pytorch_model"
 ) -> dict[str, np.ndarray]:
-    """All tensors of a Hugging Face folder: its .safetensors, or else its PyTorch .bin."""
+    """All tensors of a Hugging Face folder: its .safetensors, or else its PyTorch .bin; each whole or in parts."""
     safe, pickled = folder / f"{stem}.safetensors", folder / f"{torch_stem}.bin"
-    if pickled.is_file() and not safe.is_file():
-        return torch_file.flatten(torch_file.read(pickled))
+    for path, read in ((safe, read_safetensors), (pickled, _read_pickled)):
+        if path.is_file():
+            return read(path)
+        index = folder / f"{path.name}.index.json"
+        if index.is_file():
+            return _read_parts(index, read)
     return read_safetensors(safe)
+
+
+def _read_pickled(path: Path) -> dict[str, np.ndarray]:
+    return torch_file.flatten(torch_file.read(path))
+
+
+def _read_parts(index: Path, read: Callable[[Path], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The tensors that an index assigns to files beside it. Raises InputError where one is missing."""
+    places = read_json(index, "get it again").get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise InputError(f"{index}: has no weight_map of tensors to files; get it again")
+    tensors: dict[str, np.ndarray] = {}
+    for name in sorted(set(places.values())):
+        part = index.parent / name
+        if Path(name).name != name or not part.is_file():
+            raise InputError(f"{index}: lists {one_line(name)[:80]}, which is not beside it; get it again")
+        held = read(part)
+        if missing := [key for key, file in places.items() if file == name and key not in held]:
+            raise InputError(
+                f"{part}: lacks {one_line(missing[0])[:80]}, which {index.name} lists; get it again"
+            )
+        tensors |= held
+    return tensors
 
 
 def write_safetensors(

@@ -10,7 +10,7 @@ import pytest
 
 from cusa_jax import scalars, similarity
 from cusa_jax.losses.term import Compared
-from cusa_jax.models.heads import ProjectionHead
+from cusa_jax.models.heads import ProjectionHead, ResidualHead
 from cusa_jax.objective import objective
 from cusa_jax.types import Embeddings
 from cusa_jax.weights import reference
@@ -138,3 +138,12 @@ def test_heads_work_in_float32_behind_a_bfloat16_tower():
     params = jax.eval_shape(head.init, jax.random.key(0), jnp.zeros((1, 8)))
     features = jax.ShapeDtypeStruct((2, 8), jnp.bfloat16)
     assert jax.eval_shape(head.apply, params, features).dtype == jnp.float32
+
+
+def test_fresh_residual_heads_are_the_identity_and_learn():
+    features = jax.random.normal(jax.random.key(1), (3, 8))
+    head = ResidualHead()
+    params = head.init(jax.random.key(0), features)
+    np.testing.assert_array_equal(head.apply(params, features), features)
+    gradient = jax.grad(lambda p: (head.apply(p, features) ** 2).sum())(params)
+    assert all(np.abs(leaf).max() > 0.1 for leaf in jax.tree.leaves(gradient))

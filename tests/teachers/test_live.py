@@ -3,6 +3,7 @@
 import huggingface_hub
 import pytest
 
+from cusa_jax import hugging_face
 from cusa_jax.errors import InputError
 from cusa_jax.teachers import folder as folder_module
 from cusa_jax.teachers.live import load_image_teacher, load_text_teacher
@@ -87,10 +88,11 @@ def test_hugging_face_id_without_network(monkeypatch, tmp_path, source):
 def test_hugging_face_id_is_asked_for_data_only(monkeypatch, tmp_path):
     asked = {}
 
-    def download(source, allow_patterns):
-        asked.update(source=source, allow_patterns=allow_patterns)
+    def download(source, revision, allow_patterns, ignore_patterns):
+        asked.update(source=source, revision=revision, allow_patterns=allow_patterns)
         return str(tmp_path)
 
-    monkeypatch.setattr(folder_module, "snapshot_download", download)
-    assert folder_module.locate("someone/some-model") == tmp_path
-    assert asked == {"source": "someone/some-model", "allow_patterns": ["*.safetensors", "*.json", "*.txt"]}
+    monkeypatch.setattr(hugging_face, "snapshot_download", download)
+    assert folder_module.locate("someone/some-model@v1") == tmp_path
+    wanted = ["*.safetensors", "*.json", "*.txt"]
+    assert asked == {"source": "someone/some-model", "revision": "v1", "allow_patterns": wanted}

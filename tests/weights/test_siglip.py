@@ -96,11 +96,16 @@ def test_our_own_file_holds_it_too(tmp_path):
     np.testing.assert_array_equal(kernel, stored.variables["params"]["image"]["pool"]["in_proj"]["kernel"])
 
 
-def test_trained_scalars_are_written_and_heads_are_not(tmp_path):
+def test_trained_scalars_are_written_and_heads_are_refused(tmp_path):
     stored = read_weights(FOLDER / "s1")
-    params = stored.variables["params"] | {"cross_image": {}, "cross_text": {}}
+    params = stored.variables["params"]
     scalars = {"tau_sigmoid": np.float32(0.5), "bias_sigmoid": np.float32(-2.0)}
-    write_weights(tmp_path / "out", Weights("siglip", stored.sizes, {"params": params}, ("cross",), scalars))
+    with pytest.raises(InputError, match=r"trained linear heads \(cross\), which this format cannot hold"):
+        write_weights(
+            tmp_path / "out", Weights("siglip", stored.sizes, {"params": params}, ("cross",), scalars)
+        )
+    assert not (tmp_path / "out").exists()
+    write_weights(tmp_path / "out", Weights("siglip", stored.sizes, {"params": params}, (), scalars))
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     np.testing.assert_allclose(tensors["logit_scale"], [np.log(2)], rtol=1e-6)
     np.testing.assert_array_equal(tensors["logit_bias"], np.float32([-2]))

@@ -1,0 +1,107 @@
+"""Ids of the Hugging Face Hub, against a cache that the library itself reads; nothing is asked of a network."""
+
+import json
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from cusa_jax.errors import InputError
+from cusa_jax.hugging_face import find_model, is_id
+from cusa_jax.models.clip_sizes import ClipConfig
+from cusa_jax.weights import torch_file
+from cusa_jax.weights.formats import read_weights, write_weights
+from cusa_jax.weights.hub import Weights, template
+
+SIZES = ClipConfig(
+    embed_dim=16, image_size=16, patch_size=8, vision_width=64, vision_layers=1, text_width=64, text_layers=1,
+    vocab_size=99, context_length=12,
+)  # fmt: skip
+COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the library, which is offline."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache" / "models--someone--model"
+
+
+def write_clip(folder, value):
+    """A CLIP whose parameters are all one number."""
+    shapes = template("clip", SIZES, (), folder)
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, value, np.float32), shapes)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(folder, Weights("clip", SIZES, variables))
+    return folder
+
+
+def put(cache, revision, value):
+    folder = write_clip(cache / "snapshots" / COMMITS[revision], value)
+    (cache / "refs").mkdir(exist_ok=True)
+    (cache / "refs" / revision).write_text(COMMITS[revision])
+    return folder
+
+
+def number(weights):
+    return float(weights.variables["params"]["text"]["projection"][0, 0])
+
+
+def test_an_id_and_its_revision_are_read_from_the_cache(cache):
+    put(cache, "main", 1.0)
+    put(cache, "v1", 2.0)
+    assert number(read_weights("someone/model")) == 1.0
+    assert number(read_weights("someone/model@v1")) == 2.0
+    assert number(read_weights(f"someone/model@{COMMITS['v1']}")) == 2.0
+
+
+def test_weights_that_are_pickled_are_read_where_there_are_no_others(cache):
+    folder = put(cache, "main", 3.0)
+    torch_file.write(folder / "pytorch_model.bin", load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    assert number(read_weights("someone/model")) == 3.0
+
+
+def test_a_folder_here_comes_first(cache, tmp_path):
+    put(cache, "main", 1.0)
+    write_clip(tmp_path / "someone/model", 4.0)
+    assert number(read_weights("someone/model")) == 4.0
+
+
+def test_what_is_nowhere(cache):
+    with pytest.raises(InputError, match="someone/else@v2: neither a folder here nor to be had from Hugging"):
+        find_model("someone/else@v2")
+    with pytest.raises(InputError, match=r"runs/x\.pt: no such file or folder"):
+        find_model("runs/x.pt")
+    assert [is_id(x) for x in ("a/b", "a/b@c", "a", "/a/b", "./a/b", "a/b/c", "~/a")] == [
+        *(True, True, False, False, False, False, False)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_in_parts(tmp_path, kind):
+    folder = write_clip(tmp_path / "clip", 5.0)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names, stem = sorted(tensors), kind.partition(".")
+    places = {}
+    for part, chosen in enumerate((names[::2], names[1::2]), start=1):
+        file = f"{stem[0]}-{part:05}-of-00002.{stem[2]}"
+        held = {name: tensors[name] for name in chosen}
+        save_file(held, folder / file) if "safe" in kind else torch_file.write(folder / file, held)
+        places |= dict.fromkeys(chosen, file)
+    index = folder / f"{kind}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    assert number(read_weights(folder)) == 5.0
+    for wrong, told in (("../x", "lists ../x, which is not beside it"), (file, f"{names[0]}, which")):
+        index.write_text(json.dumps({"weight_map": places | {names[0]: wrong}}))
+        with pytest.raises(InputError, match=told):
+            read_weights(folder)
+    (folder / file).unlink()
+    index.write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(InputError, match="which is not beside it"):
+        read_weights(folder)
