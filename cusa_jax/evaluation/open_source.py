@@ -12,17 +12,17 @@ from cusa_jax.weights.formats import load_model
 from cusa_jax.workdir import CONFIG
 
 
-def open_source(path: str, *, batch_size: int, workers: int) -> EmbeddingSource:
+def open_source(path: str, *, batch_size: int, workers: int, tokenizer: str = "") -> EmbeddingSource:
     """The folder of a run (its model that validated best), any CLIP, a sentence encoder's folder, or an .npz.
 
-    Raises InputError where there is none of these.
+    tokenizer: of weights that bring none. Raises InputError where there is none of these.
     """
     if path.endswith(".npz"):
         return ArraySource(path)
     mesh = sharding.make_mesh()
     if _is_sentence_encoder(Path(path)):
         return SentenceSource(*load_text_teacher(path, max_length=512), mesh, batch_size)
-    student, variables = load_model(path)
+    student, variables = load_model(path, tokenizer=tokenizer)
     return StudentSource(path, student, sharding.put_params(variables, mesh), mesh, batch_size, workers)
 
 
