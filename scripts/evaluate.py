@@ -27,9 +27,13 @@ from cusa_jax.settings import nearest
 from cusa_jax.workdir import REPORT, RESULTS
 
 CHECKPOINT = flags.DEFINE_list(
-    "checkpoint", [], "Folder of a run, of a Hugging Face CLIP or of a sentence encoder; several with --ensemble."
+    "checkpoint",
+    [],
+    "Folder of a run, of a Hugging Face CLIP or of a sentence encoder; several with --ensemble.",
 )
-ENSEMBLE = flags.DEFINE_bool("ensemble", False, "Average the score matrices of the checkpoints, as SGRAF does.")
+ENSEMBLE = flags.DEFINE_bool(
+    "ensemble", False, "Average the score matrices of the checkpoints, as SGRAF does."
+)
 TOKENIZER = flags.DEFINE_string(
     "tokenizer", "", "tokenizer.json or vocabulary of words, for a checkpoint that brings none."
 )

@@ -84,7 +84,7 @@ def words(source: str) -> int:
 def check_words(source: str, sizes: Any, where: str) -> None:
     """Raises InputError where the vocabulary at `source` is not that of the weights at `where`, by its number."""
     count = words(source)
-    if count and count != sizes.vocab_size:
+    if count and count != getattr(sizes, "vocab_size", count):
         raise InputError(
             f"{source}: a vocabulary of {count} words, but {where} was trained with one of {sizes.vocab_size}; name "
             "the one that it was trained with"

@@ -24,10 +24,14 @@ def mean_scores(parts: Sequence[Scores]) -> Scores:
     """
     if len({part.shape for part in parts}) > 1:
         shapes = " and ".join(str(list(part.shape)) for part in parts)
-        raise InputError(f"scores of {shapes} images and captions cannot be averaged: evaluate all on the same data")
+        raise InputError(
+            f"scores of {shapes} images and captions cannot be averaged: evaluate all on the same data"
+        )
     if all(isinstance(part, Matrix) for part in parts):
-        # One after another: never more than two more matrices than there are parts.
-        return Matrix(sum(np.asarray(part.sides("i2t")[0], np.float32) for part in parts) / len(parts))
+        total = np.zeros(parts[0].shape, np.float32)
+        for part in parts:
+            total += part.rows("i2t", np.arange(len(total)))
+        return Matrix(total / len(parts))
 
     def block(images: np.ndarray, captions: np.ndarray) -> np.ndarray:
         everything = np.arange(len(images))

@@ -50,7 +50,7 @@ def beside(test: Mapping[str, float], suite: str | None, model: str) -> dict[str
 
 
 def by_loss(suite: str) -> dict[str, dict[str, dict[str, float]]]:
-    """{model: {loss: {metric: number}}} of the paper's CLIPs, SGR, SAF and SGRAF; metrics as `evaluation` names them, in percent.
+    """{model: {loss: {metric: number}}} of the paper's models; metrics as `evaluation` names them, in percent.
 
     Empty where the paper has no such suite.
     """

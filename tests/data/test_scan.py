@@ -147,7 +147,9 @@ def test_the_layout_reads_captions_ids_and_regions(tmp_path):
 def test_images_without_ids_are_others_in_every_split(tmp_path):
     for name in ("train", "dev"):
         folder(tmp_path, name=name)
-    assert not set(read_captions(tmp_path, "train").image_paths) & set(read_captions(tmp_path, "val").image_paths)
+    assert not set(read_captions(tmp_path, "train").image_paths) & set(
+        read_captions(tmp_path, "val").image_paths
+    )
     assert read_captions(tmp_path, "train").caption_ids is None
 
 
