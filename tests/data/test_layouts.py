@@ -134,7 +134,9 @@ def open_features(file, split, table, inputs):
 
 
 def test_a_layout_from_outside_is_one_entry(tmp_path, monkeypatch):
-    layout = Layout("lines of captions", lambda split: [f"{split}_lines.txt"], read_lines, opens=open_features)
+    layout = Layout(
+        "lines of captions", lambda split: [f"{split}_lines.txt"], read_lines, opens=open_features
+    )
     inputs = Inputs(Regions(3, 2), Text(77, 49408))
     write(tmp_path, "dev_lines.txt", "a dog\na cat\nred\nblue\n")
     features = np.random.default_rng(0).normal(size=(2, 3, 2)).astype(np.float32)
