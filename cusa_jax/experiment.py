@@ -14,6 +14,7 @@ from absl import logging
 from jax.sharding import Mesh
 
 from cusa_jax import optim, sharding, step
+from cusa_jax.data import tokenizer_file
 from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.splits import SPLITS, Split, check_disjoint, check_present, load_split, provide
@@ -21,7 +22,7 @@ from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
 from cusa_jax.files import is_missing
 from cusa_jax.inputs import Inputs
-from cusa_jax.keys import Config
+from cusa_jax.keys import Config, Model
 from cusa_jax.losses.terms import reads
 from cusa_jax.models import families
 from cusa_jax.models.student import Embeds, Options, Student
@@ -171,6 +172,7 @@ def find_sizes(config: Config) -> tuple[str, Any, Weights | None]:
     preset = families.presets().get(config.model.name)
     if preset:
         preset = preset[0], families.edited(preset[1], config.model.sizes)
+        preset = preset[0], with_vocabulary(preset[1], config.model)
     elif config.model.sizes:
         raise InputError(
             "config.model.sizes changes a preset's; config.model.name='auto' takes those of init_from"
@@ -180,9 +182,26 @@ def find_sizes(config: Config) -> tuple[str, Any, Weights | None]:
             raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
         return *preset, None
     weights = read_weights(config.init_from, config.model.activation)
+    tokenizer_file.check_words(config.model.tokenizer, weights.sizes, config.init_from)
     if preset:
         _check_sizes(config, preset, weights)
     return weights.family, weights.sizes, weights
+
+
+def with_vocabulary(sizes: Any, model: Model) -> Any:
+    """Sizes with as many words as the vocabulary of `model.tokenizer` has, where the model takes words.
+
+    Raises InputError where `model.sizes` asks for another number.
+    """
+    words = tokenizer_file.words(model.tokenizer) if families.takes_words(sizes) else 0
+    if not words or words == sizes.vocab_size:
+        return sizes
+    if "vocab_size" in model.sizes:
+        raise InputError(
+            f"{model.tokenizer}: {words} words, but config.model.sizes says vocab_size={sizes.vocab_size}; leave "
+            "that out, and the vocabulary decides"
+        )
+    return dataclasses.replace(sizes, vocab_size=words)
 
 
 def student_options(config: Config, tokenizer: str = "") -> Options:

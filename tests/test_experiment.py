@@ -6,9 +6,12 @@ import jax
 import pytest
 
 from cusa_jax import dry_run, experiment
-from cusa_jax.config import default_config, typed
+from cusa_jax.config import default_config, typed, validate
+from cusa_jax.data import tokenizer_file, vocabulary
 from cusa_jax.errors import InputError
 from cusa_jax.keys import Config
+from cusa_jax.models import families
+from cusa_jax.sgraf_recipe import recipe
 
 
 def config(**changed) -> Config:
@@ -124,3 +127,39 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path):
     assert trained == whole - count["image"]
     assert whole == sum(count.values())
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
+
+
+def words(path, count):
+    """A vocabulary of so many words."""
+    special = vocabulary.SPECIAL
+    vocabulary.write(path, vocabulary.Vocabulary((*special, *(f"w{n}" for n in range(count - len(special))))))
+    return str(path)
+
+
+def test_the_vocabulary_decides_how_many_words_a_model_has(tmp_path):
+    file = words(tmp_path / "vocab.json", 9)
+    given = {"model.name": "vse", "model.tokenizer": file}
+    family, sizes, _ = experiment.find_sizes(config(**given))
+    assert (family, sizes.vocab_size) == ("vse", 9)
+    with pytest.raises(InputError, match=r"vocab\.json: 9 words, but .* vocab_size=8; leave that out"):
+        experiment.find_sizes(config(**given, **{"model.sizes": "vocab_size=8"}))
+    # A CLIP has its own.
+    assert experiment.find_sizes(config(**{"model.tokenizer": file}))[1] == families.presets()["toy"][1]
+
+
+def test_a_vocabulary_that_is_not_the_weights(tmp_path):
+    file = words(tmp_path / "vocab.json", 9)
+    sizes = families.edited(families.presets()["saf"][1], "vocab_size=8")
+    with pytest.raises(InputError, match=r"vocab\.json: a vocabulary of 9 words, but saf\.tar .* one of 8"):
+        tokenizer_file.check_words(file, sizes, "saf.tar")
+
+
+@pytest.mark.parametrize(("model", "csa"), [("sgr", 0.6), ("saf", 1.0), ("saf_coco", 1.0), (None, 0.6)])
+def test_the_recipe_over_regions_is_the_papers(model, csa):
+    made = recipe("f30k_precomp", f"model={model}" if model else None)
+    assert (made.loss.csa.weight, made.loss.usa.weight, made.loss.hinge.weight) == (csa, 0.75, 1.0)
+    assert made.loss.contrastive.weight == 0
+    assert made.model.name == (model or "sgr")
+    only = recipe("f30k_precomp", "loss=contrastive")
+    assert (only.loss.hinge.weight, only.loss.csa.weight, only.loss.usa.weight) == (1.0, 0, 0)
+    validate(made)

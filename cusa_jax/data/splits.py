@@ -54,10 +54,10 @@ class CaptionedImages:
         return CaptionedImages(table, lambda inputs: SelectedImages(self.images(inputs), numbers))
 
 
-def read_split(path: str | Path, split: str) -> CaptionedImages:
+def read_split(path: str | Path, split: str, image_root: str = "") -> CaptionedImages:
     """A split of the dataset at `path`, whoever is to see it. Raises InputError as `read_table`."""
     file = find_captions(Path(path), split)
-    table, layout = read_table(file, split)
+    table, layout = read_table(file, split, image_root)
     return CaptionedImages(table, lambda inputs: layout.opens(file, split, table, inputs)[0])
 
 

@@ -75,6 +75,15 @@ def load_image_teacher(folder: ModelFolder) -> tuple[Teacher, Params]:
     Pixels are normalised as preprocessor_config.json says; they are resized as the student's are (CLIP's
     bicubic resize and centre crop), whatever resampling the file names.
     """
+    return _vision(folder, patches=False)
+
+
+def load_patches(folder: ModelFolder) -> tuple[Teacher, Params]:
+    """The same models, whose features are those of all patches, float32 [B, patches, D], without the class token."""
+    return _vision(folder, patches=True)
+
+
+def _vision(folder: ModelFolder, *, patches: bool) -> tuple[Teacher, Params]:
     model_type = folder.config["model_type"]
     class_name, output_name = IMAGE_MODELS[model_type]
     model, params = _load(class_name, folder)
@@ -87,7 +96,10 @@ def load_image_teacher(folder: ModelFolder) -> tuple[Teacher, Params]:
 
     def apply(params: Params, pixels: jax.Array) -> jax.Array:
         normalised = normalise(pixels, mean=expected.mean, std=expected.std)
-        output = model(normalised.transpose(0, 3, 1, 2), params=params, train=False)[output_name]
+        outputs = model(normalised.transpose(0, 3, 1, 2), params=params, train=False)
+        if patches:
+            return outputs["last_hidden_state"][:, 1:].astype(jnp.float32)
+        output = outputs[output_name]
         return (output[:, 0] if output.ndim == 3 else output).astype(jnp.float32)
 
     return Teacher(folder.name, apply, "pixels", image=expected), params
