@@ -14,6 +14,7 @@ from cusa_jax import embedding, sharding
 from cusa_jax.data.captions import clean_captions
 from cusa_jax.data.images import open_image, preprocess
 from cusa_jax.data.tokenize import tokenizer
+from cusa_jax.data.tokenizer_file import Tokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Pixels
@@ -41,7 +42,8 @@ class Pretrained:
             raise InputError(f"{source}: the model takes features of regions, and a photo is made of pixels")
         self._pixels, self._text = student.inputs.image, student.inputs.text
         self._variables = sharding.put_params(variables, mesh)
-        self._source, self._tokenize = source, None
+        self._source = source
+        self._tokenize: Tokenizer | None = None
 
     def encode_image(
         self, images: Sequence[str | Path | Image.Image], *, space: Space = "cross", as_shown: bool = True

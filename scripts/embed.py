@@ -10,6 +10,7 @@ weights of any format that scripts/convert.py reads, or a Hugging Face id.
 """
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from absl import flags, logging
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
         raise InputError(f"{out.parent}: no such folder to write to")
     arrays = captions() if DATA.value else loose()
     with written_whole(out) as fresh, fresh.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **cast(dict[str, Any], arrays))
     print(f"wrote {out}: " + ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items()))
 
 
@@ -71,7 +72,8 @@ def captions() -> dict[str, np.ndarray]:
 
 def loose() -> dict[str, np.ndarray]:
     """Embeddings of a folder of photos and of the lines of a file, with what they are of."""
-    model, arrays = load(CHECKPOINT.value, batch_size=BATCH_SIZE.value), {}
+    model = load(CHECKPOINT.value, batch_size=BATCH_SIZE.value)
+    arrays: dict[str, np.ndarray] = {}
     if IMAGES.value:
         folder = Path(IMAGES.value)
         names = [name.decode("utf8", "backslashreplace") for name in sorted(find_photos(folder).states)]

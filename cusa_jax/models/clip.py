@@ -63,7 +63,7 @@ class VisionTransformer(nn.Module):
         x = PatchEmbedding(c.patch_size, c.vision_width, self.dtype, name="patch_embedding")(pixels)
         class_token = self.param("class_embedding", init, (c.vision_width,))
         x = jnp.concatenate(
-            [jnp.broadcast_to(class_token, (len(x), 1, c.vision_width)).astype(x.dtype), x], axis=1
+            [jnp.broadcast_to(class_token, (x.shape[0], 1, c.vision_width)).astype(x.dtype), x], axis=1
         )
         x = x + self.param("position_embedding", init, x.shape[1:]).astype(x.dtype)
         x = LayerNorm(dtype=self.dtype, name="ln_pre")(x)
@@ -107,6 +107,6 @@ class TextTransformer(nn.Module):
         x = Transformer(*transformer, c.text_mlp, name="transformer")(x)
         x = LayerNorm(dtype=self.dtype, name="ln_final")(x)
         # End-of-text is the highest id of the vocabulary, and argmax takes the first of several.
-        x = x[jnp.arange(len(x)), tokens.argmax(axis=-1)]
+        x = x[jnp.arange(x.shape[0]), tokens.argmax(axis=-1)]
         init = nn.initializers.normal(c.text_width**-0.5)
         return x @ self.param("projection", init, (c.text_width, c.embed_dim)).astype(x.dtype)

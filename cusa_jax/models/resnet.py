@@ -90,7 +90,7 @@ class AttentionPool(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, channels = len(x), x.shape[-1]
+        batch, channels = x.shape[0], x.shape[-1]
         init = nn.initializers.normal(channels**-0.5)
         x = x.reshape(batch, -1, channels)
         x = jnp.concatenate([x.mean(axis=1, keepdims=True), x], axis=1)

@@ -90,7 +90,9 @@ def _write(folder: Path, weights: Weights) -> None:
     tensors = to_torch(weights.towers["params"] | from_scalars(weights.scalars), key_table(sizes))
     write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
     if weights.tokenizer:
-        (folder / tokenizer_file.FILE).write_bytes(tokenizer_file.content(weights.tokenizer))
+        held = tokenizer_file.content(weights.tokenizer)
+        (folder / tokenizer_file.FILE).write_bytes(held)
+        write_json(folder / siglip_config.TOKENIZER, siglip_config.tokenizer(sizes, held))
     write_card(folder, weights, "transformers")
     write_json(folder / metadata.PREPROCESSOR, siglip_config.preprocessing(sizes))
     write_json(folder / CONFIG, siglip_config.config(sizes))  # last: without it a folder is no model

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer as Backend
+
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.jsonfile import MOST_LAYERS, read_json, size
 from cusa_jax.models.families import make_sizes
@@ -18,6 +20,7 @@ from cusa_jax.weights.config_keys import check_settings
 from cusa_jax.weights.format import CONFIG, Source
 
 MODEL_TYPE = "siglip"
+TOKENIZER = "tokenizer_config.json"
 # Their names of our activations; of two, the first is written.
 _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh", "gelu": "gelu", "quick_gelu": "quick_gelu",
@@ -115,7 +118,7 @@ def _pad_id(folder: Path, vocab_size: int, said: int | None) -> int:
 
     Without, Gemma's for its vocabulary, or else what config.json says, or SigLIP's.
     """
-    path = folder / "tokenizer_config.json"
+    path = folder / TOKENIZER
     settings = read_json(path, "get it again") if path.is_file() else {}
     with metadata.read_as("the configuration of a tokenizer", path):
         pad = settings.get("pad_token")
@@ -161,6 +164,32 @@ def _section(kind: str, sizes: SiglipSizes) -> dict[str, Any]:
         "layer_norm_eps": getattr(sizes, f"{kind}_epsilon"),
         "attention_dropout": 0.0,
     }
+
+
+def tokenizer(sizes: SiglipSizes, held: bytes) -> dict[str, Any]:
+    """tokenizer_config.json beside a tokenizer.json. held: the bytes of that."""
+    try:
+        pad = Backend.from_buffer(held).id_to_token(sizes.pad_id)
+    except Exception:  # a vocabulary of words, which the library does not read; it raises bare Exception
+        pad = None
+    said: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "processor_class": "SiglipProcessor",
+        "model_max_length": sizes.context_length,
+        "model_input_names": ["input_ids"],
+        "padding_side": "right",
+    }
+    if pad is None:
+        return said
+    token = {
+        "content": pad,
+        "special": True,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "single_word": False,
+    }
+    return said | {"pad_token": pad, "added_tokens_decoder": {str(sizes.pad_id): token}}
 
 
 def preprocessing(sizes: SiglipSizes) -> dict[str, Any]:

@@ -7,6 +7,7 @@ both give embeddings float32 [b, E] of length 1, for any b. description.json say
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,25 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def _write(folder: Path, weights: Weights) -> None:
     """With its heads, whatever they are. Raises InputError for a model without embeddings of pixels."""
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise InputError(f"{folder}: JAX needs flatbuffers to write programs: pip install flatbuffers")
     student = weights.student()
     pixels, text = student.inputs.image, student.inputs.text
     if not isinstance(student, Embeds) or not isinstance(pixels, Pixels):
         raise InputError(
             f"{folder}: a {weights.family} has no towers that embed a picture and a text by themselves"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     batch = export.symbolic_shape("b")[0]
-    image = jax.ShapeDtypeStruct((batch, *pixels.shape), jnp.uint8)
-    tokens = jax.ShapeDtypeStruct((batch, text.length), jnp.int32)
-    sides: dict[Side, jax.ShapeDtypeStruct] = {"image": image, "text": tokens}
-    for side, rows in sides.items():
-        program = export.export(jax.jit(_embedding(student, weights.variables, side)), platforms=PLATFORMS)(
-            rows
-        )
+    rows: dict[Side, jax.ShapeDtypeStruct] = {
+        "image": jax.ShapeDtypeStruct((batch, *pixels.shape), jnp.uint8),
+        "text": jax.ShapeDtypeStruct((batch, text.length), jnp.int32),
+    }
+    programs = {
+        side: export.export(jax.jit(_embedding(student, weights.variables, side)), platforms=PLATFORMS)(given)
+        for side, given in rows.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for side, program in programs.items():
         with written_whole(folder / f"{side}.stablehlo") as fresh:
             fresh.write_bytes(program.serialize())
     said = {"image": dataclasses.asdict(pixels), "text": {"length": text.length, "pad_id": text.pad_id}}
@@ -49,8 +54,10 @@ def _write(folder: Path, weights: Weights) -> None:
 
 
 def _embedding(student: Embeds, variables: Any, side: Side) -> Any:
+    held = jax.tree.map(jnp.asarray, variables)
+
     def cross_modal(rows: jax.Array) -> jax.Array:
-        embedding, _ = student.embed(variables, side, rows)
+        embedding, _ = student.embed(held, side, rows)
         embedding = embedding.astype(jnp.float32)
         return embedding / jnp.linalg.norm(embedding, axis=1, keepdims=True)
 
