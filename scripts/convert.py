@@ -1,6 +1,7 @@
 """Converts weights between formats, and the PyTorch reference's YAML to our configuration. PyTorch is not needed.
 
 python scripts/convert.py IN OUT [--activation=gelu] [--heads=fold] [--to=open_clip] [--push=USER/NAME] [--verify]
+python scripts/convert.py A B OUT --mix=0.5      # the weights between a pretrained model and the trained one
 
 IN: CLIP weights of any format (OpenAI .pt, Hugging Face or open_clip folder, state dict, the reference's .pth, our
 .safetensors, a training's folder), or the reference's YAML. OUT says by its name what is written: .pth (the
@@ -19,6 +20,7 @@ from cusa_jax.hugging_face import upload
 from cusa_jax.weights import reference
 from cusa_jax.weights.folding import fold
 from cusa_jax.weights.formats import read_weights, write_weights
+from cusa_jax.weights.mixed import mixed
 from cusa_jax.weights.reference_checkpoint import recipe
 
 ACTIVATION = flags.DEFINE_enum(
@@ -36,6 +38,11 @@ TO = flags.DEFINE_enum(
     ["", "open_clip", "stablehlo"],
     "A folder of another kind than Hugging Face's: see docs/weights.md.",
 )
+MIX = flags.DEFINE_float(
+    "mix",
+    None,
+    "With A B OUT: (1 - mix) A + mix B, such as a model before and after its fine-tuning (WiSE-FT).",
+)
 PUSH = flags.DEFINE_string(
     "push", "", "USER/NAME on the Hugging Face Hub: uploads the folder that was written."
 )
@@ -46,9 +53,11 @@ VERIFY = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
-    if len(argv) != 3:
-        raise app.UsageError("name what to read and what to write: scripts/convert.py IN OUT")
-    source, target = map(Path, argv[1:])
+    if len(argv) != 3 + (MIX.value is not None):
+        raise app.UsageError(
+            "name what to read and what to write: scripts/convert.py IN OUT, or A B OUT with --mix"
+        )
+    *sources, target = map(Path, argv[1:])
     with errors_in_one_line():
         if not target.parent.is_dir():
             raise InputError(f"{target.parent}: no such folder to write to")
@@ -58,7 +67,11 @@ def main(argv: list[str]) -> None:
             )
         if TO.value and target.suffix:
             raise InputError(f"--to={TO.value} writes a folder; give OUT no suffix, unlike {target}")
-        convert(source, target)
+        if MIX.value is None:
+            convert(sources[0], target)
+        else:
+            first, second = (read_weights(source, ACTIVATION.value) for source in sources)
+            write_weights(target, mixed(first, second, MIX.value), TO.value)
         print(f"wrote {target}")
         if PUSH.value:
             print(f"pushed to {upload(target, PUSH.value)}")
