@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from cusa_jax.errors import one_line
 from cusa_jax.files import written_whole
 from cusa_jax.weights.hub import Weights
@@ -23,6 +21,8 @@ tokenizer = open_clip.get_tokenizer("local-dir:THIS FOLDER")""",
 
 def write_card(folder: Path, weights: Weights, library: str) -> None:
     """README.md, with the metadata by which the Hub sorts models. library: by which it is loaded, a key of _CALLS."""
+    import jinja2  # which a training need not wait for
+
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("cusa_jax", "assets/templates"),
         autoescape=False,  # it is text, and every value below is one line
