@@ -1,10 +1,12 @@
-# make demo | make controls | make test | make lint | make parity REFERENCE=CHECKOUT: each sets up .venv first. PYTHON picks the interpreter (3.11 or 3.12).
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+# make demo | make controls | make test | make browser-test | make lint | make wheel-test | make parity REFERENCE=CHECKOUT: each sets up
+# .venv first. PYTHON picks the interpreter, 3.11 to 3.14.
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.11 python3.14 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo controls test lint parity
+.PHONY: demo controls test browser-test lint parity wheel-test
 
 demo: $(READY)
 	$(RUN) scripts/train.py --config=configs/demo.py:loss=contrastive --workdir=runs/demo/contrastive
@@ -17,10 +19,25 @@ controls: $(READY)
 test: $(READY)
 	$(RUN) -m pytest
 
+browser-test: $(READY)
+	CUSA_BROWSER=1 $(RUN) -m pytest -n 0 tests/search/test_browser.py
+
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The wheel in an environment of its own, away from this folder: the command, a preset, the toy, the losses.
+wheel-test: $(READY)
+	rm -rf build dist .wheel-test
+	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .wheel-test
+	.wheel-test/bin/python -m pip install --quiet "$$(ls dist/cusa_jax-*.whl)"
+	cd .wheel-test && bin/python -c 'import cusa_jax.losses'
+	.wheel-test/bin/python -m pip install --quiet --constraint requirements.txt "$$(ls dist/cusa_jax-*.whl)[training]"
+	cd .wheel-test && bin/cusa-jax train --config=demo:loss=cusa --workdir=run --config.data.path=world \
+		--config.data.world.train=64 --config.data.world.val=16 --config.data.world.test=16 \
+		--config.batch_size=32 --config.schedule.epochs=1 && bin/cusa-jax compare run
 
 parity: $(READY) requirements-parity.txt
 	@test -n "$(REFERENCE)" || { echo "error: make parity REFERENCE=path/to/a/clone/of/lerogo/aaai24_itr_cusa"; exit 1; }
@@ -28,7 +45,7 @@ parity: $(READY) requirements-parity.txt
 	$(RUN) scripts/parity.py --reference=$(REFERENCE)
 
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.14 found (python.org and uv have them); name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet -r requirements.txt -r requirements-dev.txt
 	@touch $@

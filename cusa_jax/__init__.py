@@ -7,6 +7,8 @@ https://github.com/lerogo/aaai24_itr_cusa at commit 58e8721.
 
 from typing import Any
 
+__version__ = "0.2.0"
+
 
 def load(source: Any, **options: Any) -> Any:
     """A model for programs of one's own, with `encode_image` and `encode_text`: see `cusa_jax.pretrained.load`."""

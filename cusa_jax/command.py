@@ -22,8 +22,9 @@ from ml_collections import config_flags
 from cusa_jax.config import default_config, flat
 from cusa_jax.errors import Diverged, InputError, one_line
 from cusa_jax.extensions import import_named
-from cusa_jax.files import write_refusal
-from cusa_jax.settings import nearest
+from cusa_jax.files import shipped, write_refusal
+from cusa_jax.keys import defaults
+from cusa_jax.settings import nearest, options
 
 # Read before the other flags (extensions.py).
 flags.DEFINE_multi_string(
@@ -117,10 +118,21 @@ def _unraisable(unraisable: Any) -> None:
 def _before_flags() -> None:
     """Expands ~ in sys.argv, from which ml_collections reads overrides, and imports the user's extensions."""
     sys.argv[1:] = [
-        _expanded(argument) if argument.startswith(("-", "~")) else argument for argument in sys.argv[1:]
+        _preset(_expanded(argument)) if argument.startswith(("-", "~")) else argument
+        for argument in sys.argv[1:]
     ]
     with errors_in_one_line():
         import_named(sys.argv[1:])
+
+
+def _preset(argument: str) -> str:
+    """`--config=flickr` and `--config=configs/flickr.py` are the preset, wherever this is run."""
+    if named := re.fullmatch(r"(--?config=)(?:configs/)?([\w-]+)(?:\.py)?(:.*)?", argument):
+        flag, name, rest = named.groups(default="")
+        path = argument[len(flag) : len(argument) - len(rest)]
+        if not Path(path).is_file() and (preset := shipped("configs") / f"{name}.py").is_file():
+            return f"{flag}{preset}{rest}"
+    return argument
 
 
 def _expand_config(config: Any) -> None:
@@ -134,8 +146,21 @@ def _expanded(text: str) -> str:
     return _HOME.sub(lambda home: os.path.expanduser(home[0]), text)
 
 
+def _keys_by_group() -> str:
+    """Every key of the configuration with its default and meaning, a paragraph for each group."""
+    groups: dict[str, list[str]] = {}
+    for key, option in options(defaults()).items():
+        group = key.rpartition(".")[0]
+        choices = f" [{', '.join(option.allowed)}]" if 0 < len(option.allowed) < 8 else ""
+        groups.setdefault(group, []).append(f"  --config.{key}={option.default}  {option.help}{choices}")
+    return "\n\n".join("\n".join((f"{group or 'the run'}:", *lines)) for group, lines in groups.items())
+
+
 def _parse(argv: list[str]) -> list[str]:
     known = flat(default_config())
+    if {"--help", "-h", "-help"} & set(argv[1:]):
+        # absl says the flags of the script after it, and ends.
+        print(f"{_keys_by_group()}\n")
     groups = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
     for argument in argv[1:]:
         override = re.match(r"--?config\.([\w.]+)", argument)

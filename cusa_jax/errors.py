@@ -3,9 +3,16 @@
 Every other exception is a bug and keeps its traceback.
 """
 
+import contextlib
+from collections.abc import Iterator, Sequence
+
 
 class InputError(ValueError):
     """Bad input: one line that names the file, key or shape, and what to do about it."""
+
+
+class UnreadableImage(InputError):
+    """An image that is missing or damaged, which a training can leave out."""
 
 
 class Diverged(ArithmeticError):
@@ -24,3 +31,18 @@ def one_line(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in line
     )
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few of them, 'a, b, c and 4 more'."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Around an import: raises InputError that names the extra of this package that brings what is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"the package '{error.name}' is needed: pip install 'cusa_jax[{extra}]'") from error

@@ -14,13 +14,15 @@ from absl import logging
 from jax.sharding import Mesh
 
 from cusa_jax import optim, sharding, step
+from cusa_jax.data import tokenizer_file
 from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.splits import SPLITS, Split, check_disjoint, check_present, load_split, provide
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
+from cusa_jax.files import is_missing
 from cusa_jax.inputs import Inputs
-from cusa_jax.keys import Config
+from cusa_jax.keys import Config, Model
 from cusa_jax.losses.terms import reads
 from cusa_jax.models import families
 from cusa_jax.models.student import Embeds, Options, Student
@@ -61,6 +63,7 @@ def build(config: Config) -> Experiment:
     mesh = sharding.make_mesh(config.sharding.fsdp)
     check_batch(config, mesh)
     # What takes no time is checked first.
+    _check_paths(config)
     provide(config.data.path, dataclasses.asdict(config.data.world))
     student, variables, values = build_student(config)
     splits = load_splits(config, student.inputs)
@@ -88,6 +91,20 @@ def build(config: Config) -> Experiment:
         steps_per_epoch=steps_per_epoch,
         learning_rates=learning_rates,
     )
+
+
+def _check_paths(config: Config) -> None:
+    """Raises InputError that names every path in `config` where there is nothing; a Hugging Face id may be none."""
+    named = {
+        "init_from": config.init_from,
+        "teacher.image": config.teacher.image,
+        "teacher.text": config.teacher.text,
+        "data.image_root": config.data.image_root,
+        "model.tokenizer": config.model.tokenizer,
+    }
+    missing = [f"{key}={source}" for key, source in named.items() if is_missing(source)]
+    if missing:
+        raise InputError(f"no such file or folder: config.{', config.'.join(missing)}")
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
@@ -122,8 +139,7 @@ def load_splits(config: Config, inputs: Inputs) -> dict[str, Split]:
     splits = {name: read_split(config, name, inputs) for name in SPLITS}
     check_disjoint(splits, config.data.path)
     if config.data.on_bad_image == "error":
-        for name in ("val", "test"):
-            check_present(splits[name])
+        check_present(splits.values())
     return splits
 
 
@@ -156,6 +172,7 @@ def find_sizes(config: Config) -> tuple[str, Any, Weights | None]:
     preset = families.presets().get(config.model.name)
     if preset:
         preset = preset[0], families.edited(preset[1], config.model.sizes)
+        preset = preset[0], with_vocabulary(preset[1], config.model)
     elif config.model.sizes:
         raise InputError(
             "config.model.sizes changes a preset's; config.model.name='auto' takes those of init_from"
@@ -165,9 +182,26 @@ def find_sizes(config: Config) -> tuple[str, Any, Weights | None]:
             raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
         return *preset, None
     weights = read_weights(config.init_from, config.model.activation)
+    tokenizer_file.check_words(config.model.tokenizer, weights.sizes, config.init_from)
     if preset:
         _check_sizes(config, preset, weights)
     return weights.family, weights.sizes, weights
+
+
+def with_vocabulary(sizes: Any, model: Model) -> Any:
+    """Sizes with as many words as the vocabulary of `model.tokenizer` has, where the model takes words.
+
+    Raises InputError where `model.sizes` asks for another number.
+    """
+    words = tokenizer_file.words(model.tokenizer) if families.takes_words(sizes) else 0
+    if not words or words == sizes.vocab_size:
+        return sizes
+    if "vocab_size" in model.sizes:
+        raise InputError(
+            f"{model.tokenizer}: {words} words, but config.model.sizes says vocab_size={sizes.vocab_size}; leave "
+            "that out, and the vocabulary decides"
+        )
+    return dataclasses.replace(sizes, vocab_size=words)
 
 
 def student_options(config: Config, tokenizer: str = "") -> Options:

@@ -4,6 +4,7 @@ python scripts/bench.py --config=configs/flickr.py [--model=vit_l_14_336 …] [-
 python scripts/bench.py --config=configs/flickr.py --table=step --repeats=0  # plans memory and counts FLOPs only
 python scripts/bench.py --config=configs/flickr.py --against=CHECKOUT --step=cusa-live-text  # beside the reference
 python scripts/bench.py --config=configs/demo.py --table=input               # on the configuration's own data
+python scripts/bench.py --config=configs/demo.py --table=search              # [--photos=100000 …] [--embedding=512]
 
 Variants run in alternating rounds; a figure is the median, beside it the spread (slowest minus fastest). Memory is
 what the compiler plans. But for `input`, samples and teachers are random, of the paper's sizes.
@@ -20,14 +21,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from cusa_jax.benchmark import inputs, losses, measure, steps, synthetic
+from cusa_jax.benchmark import inputs, losses, measure, search, steps, synthetic
 from cusa_jax.benchmark.measure import Row
 from cusa_jax.command import run
 from cusa_jax.config import typed, with_argument
 from cusa_jax.errors import InputError
 from cusa_jax.models import families
 
-TABLES = ("step", "losses", "input")
+TABLES = ("step", "losses", "input", "search")
 TABLE = flags.DEFINE_multi_enum(
     "table", ["step", "losses"], TABLES, "What to measure; may be repeated, as others."
 )
@@ -59,15 +60,23 @@ TILE = flags.DEFINE_integer(
 DENSE_UP_TO = flags.DEFINE_integer("dense_up_to", 16384, "Rows above which it runs the tiled losses only.")
 
 BATCHES = flags.DEFINE_integer("batches", 20, "Of a round of the input table.", lower_bound=1)
+PHOTOS = flags.DEFINE_multi_integer("photos", [1000, 100_000], "Of the search table.", lower_bound=1)
+EMBEDDING = flags.DEFINE_integer("embedding", 512, "Width of its embeddings.", lower_bound=1)
 AGAINST = flags.DEFINE_string("against", "", "Instead of tables: time a checkout of the PyTorch reference.")
 
 
 def main(config: Any, _config_name: str) -> None:
-    makers = {"step": step_rows, "losses": losses_rows, "input": input_rows, "against": against_rows}
+    makers = {
+        "step": step_rows,
+        "losses": losses_rows,
+        "input": input_rows,
+        "search": search_rows,
+        "against": against_rows,
+    }
     typed(config)
     tables: dict[str, list[Row]] = {}
     for name in ["against"] if AGAINST.value else TABLE.value:
-        if name in ("input", "against") and not REPEATS.value:
+        if name in ("input", "search", "against") and not REPEATS.value:
             raise InputError(
                 f"--repeats=0 plans and counts, and there is nothing to plan in the {name} table"
             )
@@ -99,6 +108,10 @@ def losses_rows(config: Any) -> Iterator[list[Row]]:
 
 def input_rows(config: Any) -> Iterator[list[Row]]:
     yield inputs.rows(config, BATCHES.value, REPEATS.value)
+
+
+def search_rows(_config: Any) -> Iterator[list[Row]]:
+    yield [search.row(photos, EMBEDDING.value, REPEATS.value) for photos in PHOTOS.value]
 
 
 def against_rows(config: Any) -> Iterator[list[Row]]:

@@ -3,6 +3,7 @@
 python scripts/evaluate.py --checkpoint=RUN_OR_CLIP --suite=flickr30k,coco5k,eccv,sts --data=ROOT
 python scripts/evaluate.py --embeddings=FILE.npz --suite=coco5k,eccv
 python scripts/evaluate.py --compare=A,B --suite=coco5k --data=ROOT
+python scripts/evaluate.py --checkpoint=SGR_RUN,SAF_RUN --ensemble --suite=flickr30k --data=ROOT
 
 A suite whose data are missing or damaged is skipped, with a line that says what; where every suite is, the exit code
 is 2. The README says how data lie.
@@ -15,6 +16,7 @@ from absl import flags, logging
 
 from cusa_jax.command import script
 from cusa_jax.errors import InputError, one_line
+from cusa_jax.evaluation.ensemble import Ensemble
 from cusa_jax.evaluation.open_source import open_source
 from cusa_jax.evaluation.record import Evaluated, comparison, comparison_table, record, table
 from cusa_jax.evaluation.suite import Evaluation, Folders
@@ -24,8 +26,16 @@ from cusa_jax.report.page import write_evaluation
 from cusa_jax.settings import nearest
 from cusa_jax.workdir import REPORT, RESULTS
 
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "", "Folder of a run, of a Hugging Face CLIP or of a sentence encoder."
+CHECKPOINT = flags.DEFINE_list(
+    "checkpoint",
+    [],
+    "Folder of a run, of a Hugging Face CLIP or of a sentence encoder; several with --ensemble.",
+)
+ENSEMBLE = flags.DEFINE_bool(
+    "ensemble", False, "Average the score matrices of the checkpoints, as SGRAF does."
+)
+TOKENIZER = flags.DEFINE_string(
+    "tokenizer", "", "tokenizer.json or vocabulary of words, for a checkpoint that brings none."
 )
 EMBEDDINGS = flags.DEFINE_string(
     "embeddings", "", "Arrays instead of a model: an .npz (keys: evaluation/sources.py)."
@@ -44,9 +54,15 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells what it restores
     if argv[1:]:
         raise InputError(f"unexpected argument '{argv[1]}': options start with --")
-    sources = [path for path in (CHECKPOINT.value, EMBEDDINGS.value) if path] or COMPARE.value
+    if ENSEMBLE.value and (len(CHECKPOINT.value) < 2 or EMBEDDINGS.value or COMPARE.value):
+        raise InputError("--ensemble averages the scores of several models: name them, --checkpoint=A,B")
+    named = [*CHECKPOINT.value, *filter(None, [EMBEDDINGS.value])] or COMPARE.value
+    sources = [",".join(named)] if ENSEMBLE.value else named
     if len(sources) != (2 if COMPARE.value else 1):
-        raise InputError("name one of --checkpoint=PATH, --embeddings=FILE.npz and --compare=A,B")
+        raise InputError(
+            "name one of --checkpoint=PATH, --embeddings=FILE.npz and --compare=A,B, or several checkpoints and "
+            "--ensemble"
+        )
     for suite in SUITE.value:
         if suite not in SUITES:
             raise InputError(f"--suite: '{suite}' is none of {', '.join(SUITES)}{nearest(suite, SUITES)}")
@@ -71,7 +87,11 @@ def _write(out: Path, evaluated: list[Evaluated], results: list[dict[str, Any]])
 
 
 def _evaluate(path: str) -> Evaluated:
-    source = open_source(path, batch_size=BATCH_SIZE.value, workers=WORKERS.value)
+    parts = [
+        open_source(part, batch_size=BATCH_SIZE.value, workers=WORKERS.value, tokenizer=TOKENIZER.value)
+        for part in (path.split(",") if ENSEMBLE.value else [path])
+    ]
+    source = Ensemble(parts) if ENSEMBLE.value else parts[0]
     roots = [entry for entry in DATA.value if "=" not in entry]
     if len(roots) > 1:
         raise InputError(

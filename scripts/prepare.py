@@ -4,23 +4,35 @@ python scripts/prepare.py --config=configs/flickr.py --config.data.path=FOLDER -
 
 Then train with --config.data.path=PREPARED. Run it again to continue after a stop of any kind, or to verify the
 checksums of what is there.
+
+python scripts/prepare.py --config=configs/f30k_sgraf.py --config.data.path=PHOTOS --regions=VIT --out=REGIONS
+
+writes SCAN's folder for the models over regions: the patches of a vision transformer's folder (ViT, DINOv2, CLIP), or
+the regions of a detector, from a folder with an .npz for each image; and the vocabulary of its captions, vocab.json.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from absl import flags
 
 from cusa_jax.command import run
 from cusa_jax.config import typed
+from cusa_jax.data import region_writer, scan, vocabulary
+from cusa_jax.data.pipeline import image_batches
 from cusa_jax.data.prepared import prepare
-from cusa_jax.data.splits import provide
+from cusa_jax.data.sources import ImageFiles, SelectedImages
+from cusa_jax.data.splits import SPLITS, CaptionedImages, provide, read_split
 from cusa_jax.errors import InputError
-from cusa_jax.experiment import find_sizes, load_splits
+from cusa_jax.experiment import find_sizes, load_splits, student_options
+from cusa_jax.keys import Config
 from cusa_jax.models import families
-from cusa_jax.models.student import Options
+from cusa_jax.teachers.live import load_patches
 
+REGIONS = flags.DEFINE_string("regions", "", "Model folder, or folder of a detector's .npz files.")
 OUT = flags.DEFINE_string("out", None, "Folder to write.", required=True)
 
 
@@ -28,12 +40,50 @@ def main(config: Any, _config_name: str) -> None:
     settings = typed(config)
     if not settings.data.path:
         raise InputError("config.data.path is empty: name the folder to prepare, --config.data.path=FOLDER")
-    family, sizes, _ = find_sizes(settings)
-    inputs = families.make(family, sizes, Options()).inputs
+    if REGIONS.value:
+        _write_regions(settings, Path(REGIONS.value), Path(OUT.value))
+        return
+    family, sizes, weights = find_sizes(settings)
+    options = student_options(settings, weights.tokenizer if weights else "")
+    inputs = families.make(family, sizes, options).inputs
     provide(settings.data.path, dataclasses.asdict(settings.data.world))
     splits = load_splits(settings, inputs)
     prepare(Path(OUT.value), splits, inputs, on_bad_image=config.data.on_bad_image)
     print(f"prepared: train with --config.data.path={OUT.value}")
+
+
+def _write_regions(settings: Config, source: Path, out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out}: exists and is not empty; name another folder")
+    splits = {name: read_split(settings.data.path, name, settings.data.image_root) for name in SPLITS}
+    if next(source.glob("*.npz"), None) is None:
+        teacher, params = load_patches(str(source), dtype=settings.teacher.dtype)
+        apply = jax.jit(teacher.apply)
+    words: list[str] = []
+    for name, split in splits.items():
+
+        def features(numbers: np.ndarray, split: CaptionedImages = split) -> region_writer.Batches:
+            if next(source.glob("*.npz"), None) is not None:
+                yield from region_writer.detected(source, [split.table.image_paths[n].name for n in numbers])
+                return
+            images = SelectedImages(ImageFiles(split.table.image_paths), numbers)
+            assert teacher.image
+            batches = image_batches(images, teacher.image, batch_size=settings.eval.batch_size)
+            for here, pixels in batches:
+                yield here, np.asarray(apply(params, pixels))
+
+        left_out = region_writer.write_split(out, name, split.table, features)
+        print(
+            f"{name}: {len(split.table.image_ids) - left_out} images, {left_out} of fewer than five captions left out"
+        )
+        if name != "test":
+            words += region_writer.chosen(split.table)[1]
+    vocabulary.write(out / "vocab.json", vocabulary.build(words))
+    held = scan.read_split(out, "train").features
+    print(
+        f"regions: train with --config.data.path={out} --config.model.tokenizer={out / 'vocab.json'} "
+        f"--config.model.sizes=regions={held.regions},img_dim={held.width}"
+    )
 
 
 if __name__ == "__main__":

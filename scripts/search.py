@@ -1,44 +1,48 @@
 """Searches a folder of photos by text or by photo.
 
 python scripts/search.py index PHOTOS --checkpoint=WORKDIR --out=INDEX     (again: only what is new or changed)
-python scripts/search.py query INDEX "two dogs on grass" [--k=10] [--html=found.html]
+python scripts/search.py serve INDEX [--port=8765]                         (a page on this machine)
+python scripts/search.py query INDEX "two dogs on grass" ["a red car" …] [--k=10] [--html=found.html]
+python scripts/search.py query INDEX --texts=FILE                          (a text a line; - reads standard input)
 python scripts/search.py query INDEX --image=cat.jpg
 
 Texts are compared by the cross-modal heads, photos by the uni-modal head. --checkpoint is the folder of a training,
-or a CLIP of any format that scripts/convert.py reads; a query takes the one that the index was made with.
+or a CLIP of any format that scripts/convert.py reads; a query takes the one that the index was made with
+(docs/search.md).
 """
 
+# What a command does not need, it does not import: the start is most of a query's time.
 import io
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import numpy as np
 from absl import app, flags, logging
 
-from cusa_jax import sharding
 from cusa_jax.command import errors_in_one_line, script
-from cusa_jax.data.captions import clean_captions
-from cusa_jax.data.sources import ImageFiles
-from cusa_jax.data.tokenize import tokenizer
-from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.hugging_face import find_model
-from cusa_jax.inputs import Pixels
-from cusa_jax.report.page import write_search
-from cusa_jax.search import index
-from cusa_jax.search.photos import UNREADABLE
-from cusa_jax.top_k import top_k
-from cusa_jax.weights.formats import load_model
+
+if TYPE_CHECKING:
+    from cusa_jax.search.finder import Finder, Hit
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Folder of a training, or a CLIP of any format.")
 OUT = flags.DEFINE_string("out", "", "File of the index, made or brought up to date.")
+FORGET = flags.DEFINE_bool("forget", False, "Take out photos of folders of which none is left, too.")
 IMAGE = flags.DEFINE_string("image", "", "Photo to search by.")
+TEXTS = flags.DEFINE_string("texts", "", "File of texts to search by, one a line; - is standard input.")
+TOGETHER = flags.DEFINE_bool("together", False, "Show near-duplicates as one photo.")
+PHOTOS = flags.DEFINE_string("photos", "", "Folder of the photos, where it was moved since.")
 K = flags.DEFINE_integer("k", 10, "How many photos to find.", lower_bound=1)
 HTML = flags.DEFINE_string("html", "", "Also write what was found as a page, to this file.")
 BATCH = flags.DEFINE_integer("batch_size", 256, "Photos encoded at a time.", lower_bound=1)
+PORT = flags.DEFINE_integer(
+    "port", 8765, "Of the page; 0 takes a free one.", lower_bound=0, upper_bound=65535
+)
 
 _REMEDY = " (of endings that are not read, convert the photos to JPEG)"
+_USAGE = 'index PHOTOS --checkpoint=… --out=INDEX, serve INDEX, or query INDEX "a text" …'
 
 
 def main(argv: list[str]) -> None:
@@ -49,21 +53,25 @@ def main(argv: list[str]) -> None:
         match argv[1:]:
             case ["index", photos]:
                 build_index(Path(photos).resolve())
-            case ["query", file]:
-                query(Path(file), "")
-            case ["query", file, text]:
-                query(Path(file), text)
+            case ["serve", file]:
+                serve(Path(file))
+            case ["query", file, *texts]:
+                query(Path(file), texts)
             case _:
-                raise app.UsageError('index PHOTOS --checkpoint=… --out=INDEX, or query INDEX "a text"')
+                raise app.UsageError(_USAGE)
 
 
 def build_index(photos: Path) -> None:
+    from cusa_jax.search import index, model
+    from cusa_jax.search.photos import UNREADABLE
+
     if not CHECKPOINT.value or not OUT.value:
         raise InputError("index needs --checkpoint=WORKDIR, the model, and --out=INDEX, the file to write")
-    encoder, variables, fingerprint = load(CHECKPOINT.value, BATCH.value)
+    model.keep_compiled(Path(OUT.value))
+    encoder, variables, fingerprint = model.load(CHECKPOINT.value, BATCH.value)
     origin = index.Origin(str(photos), str(find_model(CHECKPOINT.value).resolve()), fingerprint)
     try:
-        done = index.update(Path(OUT.value), origin, encoder, variables)
+        done = index.update(Path(OUT.value), origin, encoder, variables, FORGET.value)
     except KeyboardInterrupt:
         print("\nstopped; the same command continues", file=sys.stderr)
         sys.exit(130)
@@ -73,51 +81,80 @@ def build_index(photos: Path) -> None:
         f"{OUT.value}: {done.encoded} photos encoded, {done.unchanged} unchanged, {done.removed} removed, "
         f"{len(done.unreadable)} unreadable"
     )
+    if done.kept:
+        print(
+            f"kept: {done.kept} photos of folders in which none of them is left: is a drive not there? --forget takes "
+            "them out",
+            file=sys.stderr,
+        )
     if done.left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(done.left_out.items()))
         print(f"left out: {kinds}{_REMEDY if set(done.left_out) & UNREADABLE else ''}", file=sys.stderr)
 
 
-def query(file: Path, text: str) -> None:
-    if bool(text) == bool(IMAGE.value):
-        raise InputError('query needs a text or a photo: query INDEX "two dogs on grass", or --image=FILE')
-    origin, photos, embeddings = index.read(file, "uni" if IMAGE.value else "cross")
-    checkpoint = CHECKPOINT.value or origin.checkpoint
-    encoder, variables, fingerprint = load(checkpoint, 1)
-    index.check_model(file, origin, fingerprint, checkpoint)
+def serve(file: Path) -> None:
+    """Until it is interrupted."""
+    from cusa_jax.search import listen
+
+    listen.serve(_finder(file), PORT.value)
+
+
+def query(file: Path, texts: list[str]) -> None:
+    if bool(texts) + bool(IMAGE.value) + bool(TEXTS.value) != 1 or not all(text.strip() for text in texts):
+        raise InputError(
+            'query needs texts or a photo: query INDEX "two dogs on grass", --texts=FILE or --image=FILE'
+        )
+    if HTML.value and (TEXTS.value or len(texts) > 1):
+        raise InputError("--html shows what one text or photo finds; leave it out, or ask one at a time")
+    finder = _finder(file)
     if IMAGE.value:
-        asked = ImageFiles([Path(IMAGE.value)], as_shown=True)
-        _, embedding = encoder.images(variables, np.stack(asked.read(0, encoder.student.inputs.image)))
-    else:
-        spec = encoder.student.inputs.text
-        tokens, cut = tokenizer(spec)(clean_captions([text]))
+        from cusa_jax.data.images import open_image
+
+        hits = finder.by_picture(finder.embed_picture(open_image(IMAGE.value, as_shown=True)), _wanted())
+        _show(finder, "", hits)
+    for text in _lines() if TEXTS.value else texts:
+        if TEXTS.value or len(texts) > 1:
+            print(f"# {one_line(text)}")
+        embedding, cut = finder.embed_text(text)
         if cut:
-            print(f"the text was cut to {spec.length} tokens", file=sys.stderr)
-        embedding, _ = encoder.texts(variables, tokens)
-    scores, numbers = top_k(embedding, embeddings, K.value)
-    hits = [(float(score), photos[number]) for score, number in zip(scores[0], numbers[0], strict=True)]
-    for score, photo in hits:
-        print(f"{score:.4f}  {one_line(photo)}")
-    if HTML.value:
-        write_search(Path(HTML.value), text, IMAGE.value, hits)
-        print(f"page: {HTML.value}")
+            print(f"the text was cut to {finder.text_length} tokens", file=sys.stderr)
+        _show(finder, text, finder.by_text(embedding, _wanted()))
 
 
-def load(checkpoint: str, batch_size: int):
-    """(encoder, variables on the mesh, fingerprint) of a checkpoint.
+def _finder(file: Path) -> "Finder":
+    from cusa_jax.search.model import open_index
 
-    Raises InputError for one that cannot search: without embeddings, or of other inputs than photos and CLIP's tokens.
-    """
-    student, variables = load_model(checkpoint)
-    encoder = Encoder(student, sharding.make_mesh(), batch_size)
+    return open_index(file, CHECKPOINT.value, PHOTOS.value)
+
+
+def _lines() -> Iterable[str]:
+    """The texts of --texts; those of standard input as they come, so that a program can ask through a pipe."""
     try:
-        encoder.check_embeds()
-        tokenizer(student.inputs.text)
-    except InputError as error:
-        raise InputError(f"{checkpoint}: {error}") from error
-    if not isinstance(student.inputs.image, Pixels):
-        raise InputError(f"{checkpoint}: the model takes features of regions, and a photo is made of pixels")
-    return encoder, sharding.put_params(variables, encoder.mesh), index.fingerprint(student, variables)
+        lines = (
+            sys.stdin if TEXTS.value == "-" else Path(TEXTS.value).read_text("utf-8", "replace").splitlines()
+        )
+    except OSError as error:
+        raise InputError(f"{TEXTS.value}: cannot be read ({error.strerror})") from error
+    return (line.strip() for line in lines if line.strip())
+
+
+def _wanted() -> int:
+    """More than are shown where some will be shown as one."""
+    return 10 * K.value if TOGETHER.value else K.value
+
+
+def _show(finder: "Finder", text: str, hits: "list[Hit]") -> None:
+    if TOGETHER.value:
+        hits = finder.together(hits)[: K.value]
+    for hit in hits:
+        alike = f"  (and {len(hit.alike)} alike)" if hit.alike else ""
+        print(f"{hit.score:.4f}  {one_line(finder.photos[hit.number])}{alike}", flush=True)
+    if HTML.value:
+        from cusa_jax.report.page import write_search
+
+        found = [(hit.score, finder.photos[hit.number]) for hit in hits]
+        write_search(Path(HTML.value), text, IMAGE.value, found)
+        print(f"page: {HTML.value}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fine-tunes a CLIP dual encoder with CUSA.
+"""Trains an image-text model with CUSA: fine-tunes a CLIP, say.
 
 python scripts/train.py --config=configs/flickr.py [--workdir=runs/x] [--config.loss.csa.weight=0.2 …]
 
@@ -11,6 +11,8 @@ from absl import flags
 
 from cusa_jax import distributed, finish
 from cusa_jax.command import run
+from cusa_jax.config import validate
+from cusa_jax.dry_run import describe
 
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the run; default runs/CONFIG[-ARGUMENT].")
 COORDINATOR = flags.DEFINE_string(
@@ -24,8 +26,14 @@ PROCESS_ID = flags.DEFINE_integer(
 )
 
 
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would be trained, on how much memory, and stop.")
+
+
 def main(config, config_name: str) -> None:
     distributed.start(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
+    if DRY_RUN.value:
+        print(describe(validate(config)))
+        return
     finish.run(config, Path(WORKDIR.value or f"runs/{config_name}"))
 
 

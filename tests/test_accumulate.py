@@ -75,7 +75,7 @@ def batch() -> Batch:
 def compiled_and_result(micro_batches, devices, tile=0):
     mesh = None if devices == 1 else sharding.make_mesh(fsdp=2)
     spec, teachers = recipe(micro_batches, mesh, tile)
-    state = init_state(spec, spec.student.init(jax.random.key(0)))
+    state = init_state(spec, jax.jit(spec.student.init)(jax.random.key(0)))
     arguments = state, teachers, batch()
     if mesh is not None:
         arguments = *(sharding.put_params(x, mesh) for x in arguments[:2]), sharding.put_batch(batch(), mesh)

@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from cusa_jax import command
+from cusa_jax.config import default_config, flat
 from cusa_jax.errors import Diverged, InputError
 
 # ml_collections loads config files in a way that importlib means to remove
@@ -131,3 +132,11 @@ def test_home_is_expanded_in_the_configuration(monkeypatch):
 def test_bugs_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), command.errors_in_one_line():
         _ = 1 / 0
+
+
+def test_help_lists_every_key_by_its_group():
+    paragraphs = command._keys_by_group().split("\n\n")
+    heads = [paragraph.partition(":\n")[0] for paragraph in paragraphs]
+    assert {"the run", "model", "loss", "loss.csa.tau", "teacher"} <= set(heads)
+    said = [line.split("=")[0].strip() for paragraph in paragraphs for line in paragraph.splitlines()[1:]]
+    assert sorted(said) == sorted(f"--config.{key}" for key in flat(default_config()))

@@ -1,8 +1,10 @@
 """Foreign text on a terminal: one line, nothing that a terminal would obey."""
 
+import importlib
+
 import pytest
 
-from cusa_jax.errors import one_line
+from cusa_jax.errors import InputError, listed, needs, one_line
 
 
 @pytest.mark.parametrize(
@@ -21,3 +23,18 @@ def test_what_is_not_visible_is_escaped(text, shown):
     assert one_line(text) == shown
     assert one_line(shown) == shown
     assert one_line(ValueError(text)) == shown
+
+
+def test_an_extra_that_is_not_installed_is_named():
+    with (
+        pytest.raises(
+            InputError, match=r"'nothing_of_this_name' is needed: pip install 'cusa_jax\[teachers\]'"
+        ),
+        needs("teachers"),
+    ):
+        importlib.import_module("nothing_of_this_name")
+
+
+def test_a_long_list_is_counted():
+    assert listed(["a", "b", "c"]) == "a, b, c"
+    assert listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"

@@ -1,11 +1,17 @@
 """From a configuration to the parts of a run: what is wrong is told before what takes long."""
 
+import re
+
+import jax
 import pytest
 
-from cusa_jax import experiment
-from cusa_jax.config import default_config, typed
+from cusa_jax import dry_run, experiment
+from cusa_jax.config import default_config, typed, validate
+from cusa_jax.data import tokenizer_file, vocabulary
 from cusa_jax.errors import InputError
 from cusa_jax.keys import Config
+from cusa_jax.models import families
+from cusa_jax.sgraf_recipe import recipe
 
 
 def config(**changed) -> Config:
@@ -22,6 +28,19 @@ def nothing_is_built(monkeypatch):
 def test_missing_data(tmp_path, nothing_is_built):
     with pytest.raises(InputError, match="nowhere: no such folder or file of captions"):
         experiment.build(config(**{"data.path": str(tmp_path / "nowhere")}))
+
+
+def test_every_path_that_is_missing_is_named_at_once(tmp_path, nothing_is_built):
+    missing = {
+        "init_from": "weights/model.pt",
+        "teacher.image": "features.npy",
+        "teacher.text": "./none",
+        "data.image_root": str(tmp_path / "none"),
+    }
+    with pytest.raises(InputError, match="no such file or folder: ") as raised:
+        experiment.build(config(**missing))
+    for key, path in missing.items():
+        assert f"config.{key}={path}" in str(raised.value)
 
 
 def test_a_missing_split(tmp_path, nothing_is_built):
@@ -90,3 +109,58 @@ def test_sizes_that_make_no_model(name, changes, said):
 def test_a_clip_has_a_tokenizer_of_its_own():
     with pytest.raises(InputError, match=r"model\.tokenizer='x\.json': a CLIP has a tokenizer of its own"):
         experiment.build_student(config(**{"model.tokenizer": "x.json"}))
+
+
+def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path):
+    """The counts are the world's own; frozen parts are not counted as trained."""
+    settings = {
+        "model.sizes": "vision_layers=1,text_layers=1", "data.path": str(tmp_path / "world"), "batch_size": 32,
+        "loss.negatives": "global", "loss.csa.weight": 0.0, "loss.usa.weight": 0.0, "optim.freeze": "image",
+        "schedule.epochs": 3, "data.world.train": 32, "data.world.val": 4, "data.world.test": 4,
+    }  # fmt: skip
+    said = dry_run.describe(config(**settings))
+    assert "train     160 captions of 32 images\nval       20 captions of 4 images\n" in said
+    assert "steps     15: 3 epochs of 5, 32 pairs each" in said
+    counts = re.search(r"([\d,]+) parameters, ([\d,]+) of them trained", said).groups()
+    whole, trained = (int(count.replace(",", "")) for count in counts)
+    _, variables, _ = experiment.build_student(config(**settings))
+    count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in variables["params"].items()}
+    assert trained == whole - count["image"]
+    assert whole == sum(count.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+
+
+def words(path, count):
+    """A vocabulary of so many words."""
+    special = vocabulary.SPECIAL
+    vocabulary.write(path, vocabulary.Vocabulary((*special, *(f"w{n}" for n in range(count - len(special))))))
+    return str(path)
+
+
+def test_the_vocabulary_decides_how_many_words_a_model_has(tmp_path):
+    file = words(tmp_path / "vocab.json", 9)
+    given = {"model.name": "vse", "model.tokenizer": file}
+    family, sizes, _ = experiment.find_sizes(config(**given))
+    assert (family, sizes.vocab_size) == ("vse", 9)
+    with pytest.raises(InputError, match=r"vocab\.json: 9 words, but .* vocab_size=8; leave that out"):
+        experiment.find_sizes(config(**given, **{"model.sizes": "vocab_size=8"}))
+    # A CLIP has its own.
+    assert experiment.find_sizes(config(**{"model.tokenizer": file}))[1] == families.presets()["toy"][1]
+
+
+def test_a_vocabulary_that_is_not_the_weights(tmp_path):
+    file = words(tmp_path / "vocab.json", 9)
+    sizes = families.edited(families.presets()["saf"][1], "vocab_size=8")
+    with pytest.raises(InputError, match=r"vocab\.json: a vocabulary of 9 words, but saf\.tar .* one of 8"):
+        tokenizer_file.check_words(file, sizes, "saf.tar")
+
+
+@pytest.mark.parametrize(("model", "csa"), [("sgr", 0.6), ("saf", 1.0), ("saf_coco", 1.0), (None, 0.6)])
+def test_the_recipe_over_regions_is_the_papers(model, csa):
+    made = recipe("f30k_precomp", f"model={model}" if model else None)
+    assert (made.loss.csa.weight, made.loss.usa.weight, made.loss.hinge.weight) == (csa, 0.75, 1.0)
+    assert made.loss.contrastive.weight == 0
+    assert made.model.name == (model or "sgr")
+    only = recipe("f30k_precomp", "loss=contrastive")
+    assert (only.loss.hinge.weight, only.loss.csa.weight, only.loss.usa.weight) == (1.0, 0, 0)
+    validate(made)

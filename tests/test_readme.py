@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from cusa_jax import objective, similarity
-from cusa_jax.config import default_config
+from cusa_jax.config import default_config, flat
 from cusa_jax.losses.term import Compared
 from cusa_jax.types import Embeddings
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 BATCH = 128
 
 
@@ -37,3 +38,20 @@ def test_the_losses_in_three_lines_are_the_paper_s_objective():
     assert jnp.allclose(
         names["loss"], BATCH * total, rtol=1e-5
     )  # the paper's is divided by the batch once more
+
+
+def test_every_page_that_is_linked_is_there():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_option_and_file_of_a_command_is_there():
+    """Commands of the pages: their scripts, presets and configuration keys exist."""
+    keys = flat(default_config())
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text()
+        for name in re.findall(r"\b((?:scripts|configs)/\w+\.py)", text):
+            assert (ROOT / name).is_file(), f"{page.name}: {name}"
+        for key in re.findall(r"--config\.([\w.]+)=", text):
+            assert key in keys, f"{page.name}: {key}"

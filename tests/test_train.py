@@ -23,6 +23,7 @@ SETTINGS = {
     "batch_size": 32,
     "schedule.epochs": 3,
     "eval.batch_size": 60,
+    "model.sizes": "vision_layers=1,text_layers=1",
     "checkpoint.every_steps": 4,
     "checkpoint.keep": 3,
     "log.every_steps": 2,
@@ -254,24 +255,24 @@ def output(process: subprocess.Popen) -> str:
 
 
 def test_a_run_survives_a_killed_process_and_moves_to_other_devices(tmp_path, data, undisturbed, launch):
-    """4 processes of 2 devices: one is killed, all start again, one gets SIGTERM; 1 process of 8 ends the run.
+    """2 processes of 2 devices: one is killed, both start again, one gets SIGTERM; 1 process of 4 ends the run.
 
-    Its teachers are in a bank, which the four compute together; those of the undisturbed run are live.
+    Its teachers are in a bank, which both compute together; those of the undisturbed run are live.
     """
     workdir, bank = tmp_path / "moved", tmp_path / "bank"
-    killed = launch(4, 2, workdir, data, **{"sharding.fsdp": 2, "teacher.bank": bank})
+    killed = launch(2, 2, workdir, data, **{"sharding.fsdp": 2, "teacher.bank": bank})
     wait_for_step(killed[0], 6)
-    for process in reversed(killed):  # one dies, and the launcher ends the others, which cannot go on
+    for process in reversed(killed):  # one dies, and the launcher ends the other, which cannot go on
         process.kill()
         process.wait()
 
-    stopped = launch(4, 2, workdir, data, **{"sharding.fsdp": 2, "teacher.bank": bank})
+    stopped = launch(2, 2, workdir, data, **{"sharding.fsdp": 2, "teacher.bank": bank})
     wait_for_step(stopped[0], 14)
-    stopped[2].send_signal(signal.SIGTERM)
+    stopped[1].send_signal(signal.SIGTERM)
     told = [output(process) for process in stopped]
     assert "saved; the same command continues" in told[0]
 
-    (one,) = launch(1, 8, workdir, data, **{"sharding.fsdp": 4, "teacher.bank": bank})
+    (one,) = launch(1, 4, workdir, data, **{"sharding.fsdp": 4, "teacher.bank": bank})
     assert "continuing from step" in output(one)
 
     ours, theirs = metrics(workdir), metrics(undisturbed)

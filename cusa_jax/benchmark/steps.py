@@ -92,7 +92,8 @@ def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
         raise InputError(
             f"config.loss.{off[0]}.weight is 0, and a step with it is to be measured; leave it as it is"
         )
-    family, sizes_of_model = families.presets()[config.model.name]
+    family, preset = families.presets()[config.model.name]
+    sizes_of_model = families.edited(preset, config.model.sizes)
     options = student_options(config)
     student = families.make(family, sizes_of_model, options)
     plain = families.make(family, sizes_of_model, dataclasses.replace(options, remat=False, attention="xla"))

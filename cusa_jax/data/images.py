@@ -7,6 +7,7 @@ The host resizes with Pillow and keeps uint8; the device normalises. Sources: re
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 from pathlib import Path
@@ -18,7 +19,7 @@ from absl import logging
 from jax.typing import ArrayLike, DTypeLike
 from PIL import Image, ImageOps
 
-from cusa_jax.errors import InputError
+from cusa_jax.errors import UnreadableImage
 from cusa_jax.inputs import CLIP_MEAN, CLIP_STD, Pixels, Resampling
 
 MAX_ELONGATION = 200
@@ -52,18 +53,28 @@ def open_image(path: str | Path, as_shown: bool = False) -> Image.Image:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # reading a named pipe would wait for ever
             raise ValueError("no regular file")
-        with Image.open(path, formats=_FORMATS) as image:
-            if image.mode.startswith(("I", "F")):
-                logging.warning(
-                    "%s: brightness beyond 8 bits (mode %s) is clipped to 0..255", path, image.mode
-                )
-            if max(image.size) > MAX_ELONGATION * min(image.size):  # would be resized to millions of pixels
-                raise ValueError(f"{image.width}x{image.height} pixels")
-            return _as_shown(image) if as_shown else image.convert("RGB")
+        return _decode(path, path, as_shown)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: image not found; check data.path and data.image_root") from error
+        raise UnreadableImage(f"{path}: image not found; check data.path and data.image_root") from error
     except Exception as error:  # a corrupt file can make Pillow's decoders raise almost anything
-        raise InputError(f"{path}: not a readable image ({error})") from error
+        raise UnreadableImage(f"{path}: not a readable image ({error})") from error
+
+
+def decode_image(content: bytes, name: object, as_shown: bool = False) -> Image.Image:
+    """As `open_image`, of the bytes of a file. name: for messages."""
+    try:
+        return _decode(io.BytesIO(content), name, as_shown)
+    except Exception as error:
+        raise UnreadableImage(f"{name}: not a readable image ({error})") from error
+
+
+def _decode(file: str | Path | io.BytesIO, name: object, as_shown: bool) -> Image.Image:
+    with Image.open(file, formats=_FORMATS) as image:
+        if image.mode.startswith(("I", "F")):
+            logging.warning("%s: brightness beyond 8 bits (mode %s) is clipped to 0..255", name, image.mode)
+        if max(image.size) > MAX_ELONGATION * min(image.size):  # would be resized to millions of pixels
+            raise ValueError(f"{image.width}x{image.height} pixels")
+        return _as_shown(image) if as_shown else image.convert("RGB")
 
 
 def _as_shown(image: Image.Image) -> Image.Image:

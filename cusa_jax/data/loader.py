@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 
 from cusa_jax.data.order import batch_rows
-from cusa_jax.data.prefetch import OnBadImage, decode_all
+from cusa_jax.data.prefetch import OnBadImage, decode_all, way_out
 from cusa_jax.data.sources import ImageSource
 from cusa_jax.data.tokenize import text_length_bucket, text_lengths
 from cusa_jax.errors import InputError
@@ -46,7 +46,8 @@ class BatchLoader:
         mine = planned[self.local_rows]
         specs = [self.inputs.image, *([self.teacher_image] if self.teacher_image else [])]
         arrays = [np.empty((len(mine), *spec.shape), spec.dtype) for spec in specs]
-        kept, errors = self._read(arrays, mine, width, teacher_width)
+        with way_out():
+            kept, errors = self._read(arrays, mine, width, teacher_width)
         images, teacher_rows = self.caption_image[kept], self.teacher_caption[kept]
         batch = Batch(
             image=arrays[0],

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
 import grain
 
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, UnreadableImage
 
 T = TypeVar("T")
 OnBadImage = Literal["error", "skip"]
@@ -56,6 +57,15 @@ def decode_all(
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda first: attempt_all(images[first::threads]), range(threads)))
     return results
+
+
+@contextlib.contextmanager
+def way_out() -> Iterator[None]:
+    """An unreadable image that stops a training says how it goes on without."""
+    try:
+        yield
+    except UnreadableImage as error:
+        raise InputError(f"{error}; mend it, or leave out such images: data.on_bad_image=skip") from error
 
 
 def _exit_with_parent(worker: int, workers: int) -> None:

@@ -23,7 +23,7 @@ from cusa_jax.data.layouts.prepared import (
 )
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.splits import Split
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, needs
 from cusa_jax.files import written_whole
 from cusa_jax.inputs import Inputs, Pixels
 
@@ -36,7 +36,8 @@ def prepare(
     Raises InputError where the folder was prepared from other captions or for other inputs, where an image cannot
     be read (unless on_bad_image is 'skip': such images stay unreadable), and where a finished folder is damaged.
     """
-    from cusa_jax.data import records
+    with needs("prepared"):
+        from cusa_jax.data import records
 
     rows = {name: json.dumps(_rows(split.table), indent=0) + "\n" for name, split in splits.items()}
     captions = {name: sha256(text) for name, text in rows.items()}

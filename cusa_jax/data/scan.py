@@ -81,6 +81,16 @@ def read_split(folder: Path, name: str) -> ScanSplit:
     )
 
 
+def read_caption_ids(file: Path, captions: int) -> list[str]:
+    """As written, one a caption; none where there is no file. Raises InputError for another number of them."""
+    if not file.is_file():
+        return []
+    numbers = _lines(file)
+    if len(numbers) != captions:
+        raise InputError(f"{file}: {len(numbers)} ids, but there are {captions} captions")
+    return numbers
+
+
 def check_regions(features: Features, regions: int, width: int) -> None:
     """Raises InputError where a model takes others."""
     if (features.regions, features.width) != (regions, width):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -75,13 +75,14 @@ class ImageFiles:
         return len(self.paths)
 
     def read(self, image: int, *specs: ImageInputs) -> list[np.ndarray]:
-        picture = self.picture(image)
-        return [preprocess(picture, self._pixels(image, spec)) for spec in specs]
+        return as_pixels(self.picture(image), self.paths[image], specs)
 
     def picture(self, image: int) -> Image.Image:
         return open_image(self.paths[image], self.as_shown)
 
-    def _pixels(self, image: int, spec: ImageInputs) -> Pixels:
-        if not isinstance(spec, Pixels):
-            raise InputError(f"{self.paths[image]}: is a picture, and the model takes features of regions")
-        return spec
+
+def as_pixels(picture: Image.Image, name: object, specs: Sequence[ImageInputs]) -> list[np.ndarray]:
+    """A picture as each of `specs`. Raises InputError, naming it, for a model that takes no pixels."""
+    if not all(isinstance(spec, Pixels) for spec in specs):
+        raise InputError(f"{name}: is a picture, and the model takes features of regions")
+    return [preprocess(picture, cast(Pixels, spec)) for spec in specs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from cusa_jax.data.layouts import find_captions
 from cusa_jax.data.layouts.prepared import is_prepared
 from cusa_jax.data.sources import ImageFiles, ImageSource, SelectedImages
 from cusa_jax.data.tokenize import fitted, tokenizer
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, listed
 from cusa_jax.inputs import Inputs
 
 SPLITS = ("train", "val", "test")
@@ -54,10 +54,10 @@ class CaptionedImages:
         return CaptionedImages(table, lambda inputs: SelectedImages(self.images(inputs), numbers))
 
 
-def read_split(path: str | Path, split: str) -> CaptionedImages:
+def read_split(path: str | Path, split: str, image_root: str = "") -> CaptionedImages:
     """A split of the dataset at `path`, whoever is to see it. Raises InputError as `read_table`."""
     file = find_captions(Path(path), split)
-    table, layout = read_table(file, split)
+    table, layout = read_table(file, split, image_root)
     return CaptionedImages(table, lambda inputs: layout.opens(file, split, table, inputs)[0])
 
 
@@ -110,15 +110,18 @@ def check_disjoint(splits: dict[str, Split], path: str) -> None:
             )
 
 
-def check_present(split: Split) -> None:
-    """Raises InputError naming an image file that is not there: before a training, and not at its end.
+def check_present(splits: Iterable[Split]) -> None:
+    """Raises InputError that counts the image files that are not there, and names some: before a training begins.
 
     Whether a file can be read is found out when it is read.
     """
-    if isinstance(split.images, ImageFiles):
-        for path in split.images.paths:
-            if not path.is_file():
-                raise InputError(f"{path}: image not found; check data.path and data.image_root")
+    paths = [path for split in splits if isinstance(split.images, ImageFiles) for path in split.images.paths]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(paths)} images not found: {listed(missing)}; check data.path and data.image_root, "
+            "or leave out their captions with data.on_bad_image='skip'"
+        )
 
 
 def _relevance(file: Path, table: CaptionTable) -> np.ndarray | None:

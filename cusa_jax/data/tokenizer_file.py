@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -63,6 +63,32 @@ def from_file(source: str, text: Text) -> Tokenizer:
         words = vocabulary.parse(parsed, file)
         return lambda texts: words.tokenize(texts, text.length)
     return _subwords(held, file, text)
+
+
+def words(source: str) -> int:
+    """How many words the vocabulary at `source` has; 0 where none is named, or it is a tokenizer.json.
+
+    Raises InputError for what is neither.
+    """
+    if not source:
+        return 0
+    file = find(source)
+    try:
+        parsed = json.loads(content(source))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not a readable tokenizer ({one_line(str(error))})") from error
+    is_vocabulary = isinstance(parsed, dict) and "word2idx" in parsed
+    return len(vocabulary.parse(parsed, file)) if is_vocabulary else 0
+
+
+def check_words(source: str, sizes: Any, where: str) -> None:
+    """Raises InputError where the vocabulary at `source` is not that of the weights at `where`, by its number."""
+    count = words(source)
+    if count and count != getattr(sizes, "vocab_size", count):
+        raise InputError(
+            f"{source}: a vocabulary of {count} words, but {where} was trained with one of {sizes.vocab_size}; name "
+            "the one that it was trained with"
+        )
 
 
 def _tensor(file: Path) -> bytes:

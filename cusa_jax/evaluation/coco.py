@@ -166,7 +166,7 @@ def _folder() -> Path:
     """The package's data. It is not imported: that warns unless ujson is installed."""
     spec = importlib.util.find_spec("eccv_caption")
     if spec is None or spec.origin is None:
-        raise InputError("the package eccv-caption is not installed: pip install eccv-caption==0.1.0")
+        raise InputError("the package 'eccv-caption' is needed: pip install 'cusa_jax[evaluation]'")
     return Path(spec.origin).parent / "data"
 
 

@@ -13,19 +13,19 @@ from cusa_jax.weights.formats import load_model
 from cusa_jax.workdir import CONFIG
 
 
-def open_source(path: str, *, batch_size: int, workers: int) -> EmbeddingSource:
+def open_source(path: str, *, batch_size: int, workers: int, tokenizer: str = "") -> EmbeddingSource:
     """The folder of a run (its model that validated best), any CLIP, a sentence encoder's folder, or an .npz.
 
     A model can be named by its Hugging Face id.
 
-    Raises InputError where there is none of these.
+    tokenizer: of weights that bring none. Raises InputError where there is none of these.
     """
     if path.endswith(".npz"):
         return ArraySource(path)
     mesh, found = sharding.make_mesh(), find_model(path)
     if _is_sentence_encoder(found):
         return SentenceSource(*load_text_teacher(str(found), max_length=512), mesh, batch_size)
-    student, variables = load_model(found)
+    student, variables = load_model(found, tokenizer=tokenizer)
     return StudentSource(path, student, sharding.put_params(variables, mesh), mesh, batch_size, workers)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cusa_jax import embedding
+from cusa_jax.data.prefetch import way_out
 from cusa_jax.data.splits import Split
 from cusa_jax.encoder import Encoder
 from cusa_jax.evaluation.recall import recall
@@ -58,13 +59,14 @@ class Evaluator:
 
     def score(self, variables: Variables, split: Split) -> ScoredSplit:
         """Every image and caption once; unreadable images (`data.on_bad_image='skip'`) go with their captions."""
-        readable, images = embedding.encode_images(
-            self._encoder,
-            variables,
-            split.images,
-            workers=self._config.data.workers,
-            on_bad_image=self._config.data.on_bad_image,
-        )
+        with way_out():
+            readable, images = embedding.encode_images(
+                self._encoder,
+                variables,
+                split.images,
+                workers=self._config.data.workers,
+                on_bad_image=self._config.data.on_bad_image,
+            )
         captions = np.flatnonzero(np.isin(split.table.caption_image, readable))
         texts = embedding.encode_texts(self._encoder, variables, split.tokens[captions])
         return ScoredSplit(readable, captions, embedding.scores(self._encoder, variables, images, texts))

@@ -32,7 +32,7 @@ from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.scores import InnerProducts, Matrix, Scores, normalised
 from cusa_jax.models.families import preset_name
-from cusa_jax.models.student import Embeds, Student, Variables
+from cusa_jax.models.student import Embeds, Student, UniModal, Variables
 from cusa_jax.teachers.encoding import encode_all, text_batches
 from cusa_jax.types import Params, Teacher
 
@@ -103,6 +103,8 @@ class StudentSource:
         heads = self._student.heads if isinstance(self._student, Embeds) else ()
         self._cross_head = "cross-modal head" if "cross" in heads else "CLIP features"
         self._uni_head = "uni-modal head" if "uni" in heads else self._cross_head
+        if isinstance(self._student, UniModal):
+            self._uni_head = "global representation"
         self._uni = int("uni" in heads)
 
     def captioned(self, name: str, split: CaptionedImages | None) -> Captioned:
@@ -112,26 +114,32 @@ class StudentSource:
         cleaned = self._student.inputs.text.cleaned
         texts = self._texts(name, clean_captions(table.captions) if cleaned else table.captions)
         embeds = self._encoder.embeds
+        known = embeds or isinstance(self._student, UniModal)
         return Captioned(
             scores=embedding.scores(self._encoder, self._variables, images, texts),
             caption_image=table.caption_image,
             image_ids=table.image_names,
             caption_ids=table.caption_ids,
-            uni_image=images[self._uni] if embeds else None,
-            uni_text=texts[self._uni] if embeds else None,
+            uni_image=self._uni_of(images) if known else None,
+            uni_text=self._uni_of(texts) if known else None,
             cross_head=self._cross_head if embeds else "scores of pairs",
             uni_head=self._uni_head,
         )
 
     def labelled(self, name: str, images: LabelledImages | None, part: str = "") -> Labelled:
         assert images is not None
-        self._encoder.check_embeds()
-        features = self._images(f"{name} {part}".strip(), ImageFiles(images.paths))[self._uni]
+        features = self._uni_of(self._images(f"{name} {part}".strip(), ImageFiles(images.paths)))
         return Labelled(features, images.labels, self._uni_head)
 
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
+        return self._uni_of(self._texts("sts", texts)), self._uni_head
+
+    def _uni_of(self, encoded: Any) -> np.ndarray:
+        """Uni-modal embeddings of length 1 in what was encoded. Raises InputError for a student without any."""
+        if isinstance(self._student, UniModal):
+            return normalised(self._student.uni(encoded), f"{self.name}: uni-modal embeddings")
         self._encoder.check_embeds()
-        return self._texts("sts", texts)[self._uni], self._uni_head
+        return np.asarray(encoded[self._uni])
 
     def _images(self, label: str, images: ImageSource) -> Any:
         try:

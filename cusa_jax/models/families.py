@@ -7,6 +7,7 @@ from typing import Any
 
 from cusa_jax.errors import InputError
 from cusa_jax.models import clip, sgraf, siglip, vse
+from cusa_jax.models.sgraf_sizes import Sides
 from cusa_jax.models.student import Family, Options, Student
 from cusa_jax.settings import nearest
 
@@ -34,6 +35,11 @@ def preset_name(sizes: Any) -> str | None:
 def make(family: str, sizes: Any, options: Options) -> Student:
     """The student of a family with these sizes. Raises InputError where they make no model."""
     return FAMILIES[family].student(sizes, options)
+
+
+def takes_words(sizes: Any) -> bool:
+    """Whether a model of these sizes reads the words of a vocabulary of its own."""
+    return isinstance(sizes, Sides)
 
 
 def edited(sizes: Any, changes: str) -> Any:

@@ -113,6 +113,10 @@ class SgrafStudent(LinenStudent):
         similarities = Similarities(cast(jax.Array, scores), *cosines)
         return similarities if groups > 1 else jax.tree.map(lambda x: x[0], similarities), changed
 
+    def uni(self, encoded: Encoding) -> Array:
+        """The global representation of a side, through the uni-modal head where there is one."""
+        return encoded.uni
+
     def score(self, variables: Variables, images: Any, texts: Any) -> jax.Array:
         def one(image: Encoding) -> jax.Array:
             alone = jax.tree.map(lambda x: x[None], image)

@@ -96,6 +96,14 @@ class Embeds(Protocol):
         """Which pairs of heads it has, of 'cross' and 'uni'; without one, its embeddings are the towers' features."""
 
 
+@runtime_checkable
+class UniModal(Protocol):
+    """A student that scores pairs alone, but has something of each side by itself: enough for uni-modal suites."""
+
+    def uni(self, encoded: Any) -> Array:
+        """Uni-modal embeddings [B, U] in what `encode_side` made of one side, not normalised."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What a configuration decides of a student beyond its sizes.

@@ -121,7 +121,8 @@ def _tables(suite: str, models: Sequence[Mapping[str, Any]]) -> dict[str, dict[s
     """The paper's numbers of the models that ours are; of all its CLIPs where one of ours is none of them."""
     tables = published.by_loss(suite)
     names = [published.MODELS.get(model["architecture"]) for model in models]
-    return tables if None in names else {name: table for name, table in tables.items() if name in names}
+    wanted = published.CLIPS.values() if None in names else names
+    return {name: table for name, table in tables.items() if name in wanted}
 
 
 def _plot(

@@ -12,7 +12,10 @@ from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.evaluation.metrics import METRICS
 from cusa_jax.evaluation.recall import COCO5K, FLICKR30K
 
-MODELS = {"vit_b_32": "CLIP ViT-B/32", "vit_l_14_336": "CLIP ViT-L/14@336"}
+CLIPS = {"vit_b_32": "CLIP ViT-B/32", "vit_l_14_336": "CLIP ViT-L/14@336"}
+# The last is the ensemble of the two before it.
+OVER_REGIONS = {f"{name}{data}": name.upper() for name in ("sgr", "saf", "sgraf") for data in ("", "_coco")}
+MODELS = CLIPS | OVER_REGIONS
 LOSSES = {"contrastive": "", "CSA": " + CSA", "USA": " + USA", "CUSA": " + CUSA"}
 
 
@@ -47,7 +50,7 @@ def beside(test: Mapping[str, float], suite: str | None, model: str) -> dict[str
 
 
 def by_loss(suite: str) -> dict[str, dict[str, dict[str, float]]]:
-    """{model: {loss: {metric: number}}} of the paper's CLIPs; metrics as `evaluation` names them, in percent.
+    """{model: {loss: {metric: number}}} of the paper's models; metrics as `evaluation` names them, in percent.
 
     Empty where the paper has no such suite.
     """

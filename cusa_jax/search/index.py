@@ -27,6 +27,7 @@ from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.models.families import describe
 from cusa_jax.models.student import Student
+from cusa_jax.search.changes import gone_and_kept, is_moved
 from cusa_jax.search.photos import State, find_photos
 from cusa_jax.types import Params
 
@@ -52,7 +53,7 @@ class Origin:
 class Updated:
     """What bringing an index up to date came to: numbers of photos, and one line for each that is unreadable.
 
-    left_out: as `photos.Photos`.
+    left_out: as `photos.Photos`. kept: photos that stay in the index though they were not found (changes.py).
     """
 
     encoded: int
@@ -60,6 +61,7 @@ class Updated:
     removed: int
     unreadable: list[str]
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    kept: int = 0
 
 
 def fingerprint(student: Student, variables: Params) -> str:
@@ -79,29 +81,31 @@ def fingerprint(student: Student, variables: Params) -> str:
     return digest.hexdigest()
 
 
-def update(file: Path, origin: Origin, encoder: Encoder, params: Params) -> Updated:
+def update(file: Path, origin: Origin, encoder: Encoder, params: Params, forget: bool = False) -> Updated:
     """Makes `file` the index of all photos under `origin.photos`, encoding only those that are new or changed.
 
     A photo has changed if its size or modification time has; one whose embedding is damaged counts as changed.
-    Photos that are gone or cannot be read are not in it.
+    Photos that are gone or cannot be read are not in it, those of folders that seem unmounted are (changes.py).
+    forget: takes these out too. A folder that was moved is recognised by its photos.
     Raises InputError where there is no such folder, where it has no photos though the index has, as that of a drive
     that is not there, or `file` is no index, or one of other photos or another model.
     """
     photos = find_photos(Path(origin.photos))
     with contextlib.closing(_connect(file, create=True)) as index, _as_input_errors(file):
-        _claim(index, file, origin)
-        known = _known(index)
-        if known and not photos.states:
+        known = _claim(index, file, origin, photos.states)
+        if known and not photos.states and not forget:
             raise InputError(
                 f"{origin.photos}: no photos in it, and {file} has {len(known)} of it: is a drive not there? The index "
-                "stays as it is; delete it if they are gone for good"
+                "stays as it is; --forget takes them out if they are gone for good"
             )
-        gone = known.keys() - photos.states.keys()
+        gone, kept = gone_and_kept(known, photos.states)
+        if forget:
+            gone, kept = gone + kept, []
         changed = [name for name, state in photos.states.items() if known.get(name) != state]
-        _replace(index, list(gone), [])
+        _replace(index, gone, [])
         unreadable = _encode(index, origin, photos.states, changed, encoder, params)
-    unchanged = len(photos.states) - len(changed)
-    return Updated(len(changed) - len(unreadable), unchanged, len(gone), unreadable, photos.left_out)
+    unchanged, encoded = len(photos.states) - len(changed), len(changed) - len(unreadable)
+    return Updated(encoded, unchanged, len(gone), unreadable, photos.left_out, len(kept))
 
 
 def _known(index: sqlite3.Connection) -> dict[bytes, State | None]:
@@ -177,12 +181,24 @@ def read(file: Path, head: Head) -> tuple[Origin, list[Path], np.ndarray]:
             f"{file}: damaged, {damaged or 'some'} of its embeddings are not as they were written; the command that "
             "made it mends it"
         )
+    if outside := next((name for name, _, _ in rows if not _is_within(name)), None):
+        raise InputError(f"{file}: names a file outside its folder, {os.fsdecode(outside)}; make it anew")
     embeddings = np.frombuffer(b"".join(blob for _, blob, _ in rows), np.float32).reshape(len(rows), -1)
     return origin, [Path(origin.photos, os.fsdecode(name)) for name, _, _ in rows], embeddings
 
 
-def _claim(index: sqlite3.Connection, file: Path, origin: Origin) -> None:
-    """Makes an empty file an index of this origin. Raises InputError where it is another's."""
+def _is_within(name: bytes) -> bool:
+    """An index may come from others: no name of it leads out of the folder."""
+    return not os.path.isabs(name) and b".." not in name.split(b"/") and b"\0" not in name
+
+
+def _claim(
+    index: sqlite3.Connection, file: Path, origin: Origin, found: Mapping[bytes, State]
+) -> dict[bytes, State | None]:
+    """What `_known` returns, after an empty file became an index of this origin, and one of a moved folder follows it.
+
+    Raises InputError where it is another's.
+    """
     if not index.execute("SELECT 1 FROM sqlite_master").fetchone():
         with index:
             index.execute("BEGIN")
@@ -190,9 +206,16 @@ def _claim(index: sqlite3.Connection, file: Path, origin: Origin) -> None:
                 index.execute(table)
             index.execute("INSERT INTO origin VALUES (?, ?, ?, ?)", (_FORMAT, *dataclasses.astuple(origin)))
     theirs = _origin(index, file)
-    if theirs.photos != origin.photos:
-        raise InputError(f"{file}: is the index of {theirs.photos}; name another --out for {origin.photos}")
     check_model(file, theirs, origin.fingerprint, origin.checkpoint)
+    known = _known(index)
+    if theirs.photos != origin.photos:
+        if Path(theirs.photos).is_dir() or not is_moved(known, found):
+            raise InputError(
+                f"{file}: is the index of {theirs.photos}; name another --out for {origin.photos}"
+            )
+        with index:
+            index.execute("UPDATE origin SET photos = ?", (origin.photos,))
+    return known
 
 
 def check_model(file: Path, origin: Origin, fingerprint_here: str, checkpoint: str) -> None:

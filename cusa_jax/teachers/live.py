@@ -45,6 +45,12 @@ def load_image_teacher(source: str, *, dtype: str = "float32") -> tuple[Teacher,
     return _load(source, path, dtype, 0, IMAGE_TEACHERS, "image")
 
 
+def load_patches(source: str, *, dtype: str = "float32") -> tuple[Teacher, Params]:
+    """As `load_image_teacher`, of a vision transformer's patches: apply returns float32 [B, patches, D]."""
+    known = dict.fromkeys(transformers_flax.IMAGE_MODELS, transformers_flax.load_patches)
+    return _load(source, locate(source), dtype, 0, known, "image")
+
+
 def unicom_teacher(name: str, config: UnicomConfig, dtype: jnp.dtype) -> Teacher:
     """UNICOM as a teacher, for parameters of `Unicom(config)`."""
     model = Unicom(config, dtype)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from cusa_jax.errors import InputError, one_line
+from cusa_jax.errors import InputError, needs, one_line
 from cusa_jax.teachers.folder import read_json
 
 # Letters of a script that vocabularies do not have: ids for them need an unknown token, or bytes.
@@ -53,7 +53,8 @@ def _converted(folder: Path, config: dict) -> Tokenizer:
             "save the tokenizer as tokenizer.json"
         )
     # Imported here because most folders have a tokenizer.json, and transformers takes seconds.
-    from transformers import AutoTokenizer
+    with needs("teachers"):
+        from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False

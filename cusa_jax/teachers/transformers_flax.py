@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from cusa_jax.data.images import normalise
-from cusa_jax.errors import InputError, one_line
+from cusa_jax.errors import InputError, needs, one_line
 from cusa_jax.inputs import Pixels
 from cusa_jax.teachers.checkpoints import check_depth
 from cusa_jax.teachers.folder import ModelFolder, read_json
@@ -75,6 +75,15 @@ def load_image_teacher(folder: ModelFolder) -> tuple[Teacher, Params]:
     Pixels are normalised as preprocessor_config.json says; they are resized as the student's are (CLIP's
     bicubic resize and centre crop), whatever resampling the file names.
     """
+    return _vision(folder, patches=False)
+
+
+def load_patches(folder: ModelFolder) -> tuple[Teacher, Params]:
+    """The same models, whose features are those of all patches, float32 [B, patches, D], without the class token."""
+    return _vision(folder, patches=True)
+
+
+def _vision(folder: ModelFolder, *, patches: bool) -> tuple[Teacher, Params]:
     model_type = folder.config["model_type"]
     class_name, output_name = IMAGE_MODELS[model_type]
     model, params = _load(class_name, folder)
@@ -87,7 +96,10 @@ def load_image_teacher(folder: ModelFolder) -> tuple[Teacher, Params]:
 
     def apply(params: Params, pixels: jax.Array) -> jax.Array:
         normalised = normalise(pixels, mean=expected.mean, std=expected.std)
-        output = model(normalised.transpose(0, 3, 1, 2), params=params, train=False)[output_name]
+        outputs = model(normalised.transpose(0, 3, 1, 2), params=params, train=False)
+        if patches:
+            return outputs["last_hidden_state"][:, 1:].astype(jnp.float32)
+        output = outputs[output_name]
         return (output[:, 0] if output.ndim == 3 else output).astype(jnp.float32)
 
     return Teacher(folder.name, apply, "pixels", image=expected), params
@@ -118,7 +130,8 @@ def _load(class_name: str, folder: ModelFolder) -> tuple[Any, Params]:
     Not the model class's `from_pretrained`, which draws random values for whatever the file lacks, and on the device.
     """
     # Imported here because it takes seconds, and a run whose teachers are others does without.
-    import transformers
+    with needs("teachers"):
+        import transformers
 
     tensors = read_folder(folder.path)
     for sizes in (folder.config, folder.config.get("vision_config")):

@@ -21,7 +21,8 @@ tokenizer = open_clip.get_tokenizer("local-dir:THIS FOLDER")""",
 
 def write_card(folder: Path, weights: Weights, library: str) -> None:
     """README.md, with the metadata by which the Hub sorts models. library: by which it is loaded, a key of _CALLS."""
-    import jinja2  # which a training need not wait for
+    # Imported here because a training, which writes no card, does without.
+    import jinja2
 
     template = jinja2.Environment(
         loader=jinja2.PackageLoader("cusa_jax", "assets/templates"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+from cusa_jax.data import tokenizer_file
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.hugging_face import find_model
 from cusa_jax.models.student import Student
@@ -61,9 +63,16 @@ def read_weights(source: str | Path, activation: str = "") -> Weights:
     raise InputError(f"{path}: {_unrecognised(opened)}")
 
 
-def load_model(source: str | Path, activation: str = "") -> tuple[Student, Params]:
-    """The model at `source`, with whatever heads it has, and its variables as numpy arrays. Errors: `read_weights`."""
+def load_model(source: str | Path, activation: str = "", tokenizer: str = "") -> tuple[Student, Params]:
+    """The model at `source`, with whatever heads it has, and its variables as numpy arrays.
+
+    tokenizer: a tokenizer.json or a vocabulary, for weights that bring none. Raises InputError where that is not the
+    weights', and as `read_weights`.
+    """
     weights = read_weights(source, activation)
+    if tokenizer:
+        tokenizer_file.check_words(tokenizer, weights.sizes, str(source))
+        weights = dataclasses.replace(weights, tokenizer=tokenizer)
     return weights.student(), weights.variables
 
 

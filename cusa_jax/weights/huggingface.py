@@ -109,7 +109,7 @@ def _read(source: Source) -> Weights:
     check_tokenizer(folder, sizes)
     tensors = without_wrappers(read_folder(folder))
     shapes = template("clip", sizes, (), folder)["params"]
-    params = from_torch(tensors, shapes, key_table(sizes), ignored=IGNORED, where=folder)
+    params = from_torch(tensors, shapes, key_table(sizes), ignored=IGNORED, where=folder, model="a CLIP")
     return Weights("clip", sizes, {"params": params}, extras=logit_scale(tensors, folder))
 
 

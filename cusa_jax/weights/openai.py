@@ -117,7 +117,7 @@ def from_tensors(
 ) -> Weights:
     """Weights of named tensors of any float dtype, with the heads that are among them.
 
-    Raises InputError that lists at once every missing, unexpected and unfit key.
+    Raises InputError that counts the missing, unexpected and unfit keys, and lists some of each.
     """
     heads = tuple(kind for kind in HEADS if any(name in tensors for name in _head_keys(kind)))
     table = variables_table(sizes, heads)

@@ -124,9 +124,11 @@ def from_tensors(
     """{'params': …, 'batch_stats': …} in float32, without uni-modal heads.
 
     shapes: the variables of a student of these sizes, as anything with shapes.
-    Raises InputError listing all keys that do not fit.
+    Raises InputError that counts the keys that do not fit, and lists some.
     """
-    return from_torch(tensors, _own(shapes), _variables_table(sizes), ignored=IGNORED, where=where)
+    return from_torch(
+        tensors, _own(shapes), _variables_table(sizes), ignored=IGNORED, where=where, model="SGR or SAF"
+    )
 
 
 def tensors_of(checkpoint: Any, where: str | Path) -> dict[str, np.ndarray]:

@@ -72,7 +72,12 @@ def _read(source: Source) -> Weights:
     number = jax.ShapeDtypeStruct((1,), jnp.float32)
     shapes = {**template("siglip", sizes, (), folder)["params"], "logit_scale": number, "logit_bias": number}
     params = from_torch(
-        without_wrappers(read_folder(folder)), shapes, key_table(sizes), ignored=IGNORED, where=folder
+        without_wrappers(read_folder(folder)),
+        shapes,
+        key_table(sizes),
+        ignored=IGNORED,
+        where=folder,
+        model="a SigLIP",
     )
     scalars = to_scalars(params.pop("logit_scale"), params.pop("logit_bias"))
     tokenizer = str(folder) if (folder / tokenizer_file.FILE).is_file() else ""

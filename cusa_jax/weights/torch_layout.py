@@ -24,7 +24,7 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cusa_jax.errors import InputError, one_line
+from cusa_jax.errors import InputError, listed, one_line
 from cusa_jax.files import written_whole
 from cusa_jax.jsonfile import read_json
 from cusa_jax.types import Params
@@ -40,6 +40,8 @@ LEAF_NAMES = {
 }
 DENSE_AXES = (1, 0)
 CONV_AXES = (3, 2, 0, 1)  # HWIO -> OIHW
+# Keys of one kind that a message lists.
+_TOLD = 8
 
 LeafPath = tuple[str, ...]  # of a leaf in the parameter tree
 
@@ -155,17 +157,18 @@ def from_torch(
     *,
     ignored: Mapping[str, str],
     where: str | Path,
+    model: str = "the model",
 ) -> Params:
     """Parameters in the structure of `template`, float32 whatever float the file holds.
 
     template: pytree of anything with a shape, such as `jax.eval_shape` of the module's init.
     ignored: {regular expression for a whole key: why it is not needed}.
-    where: the file, for the message.
+    where, model: the file, and what it should be, for the message.
 
-    Raises InputError that lists at once every missing, unexpected and unfit (shape or dtype) key.
+    Raises InputError that counts the missing, unexpected and unfit (shape or dtype) keys, and lists some of each.
     """
     leaves = _leaves(template, table)
-    _check(tensors, leaves, ignored, where)
+    _check(tensors, leaves, ignored, where, model)
     params = {}
     for path, leaf in leaves.items():
         parts = [tensors[key] for key in leaf.expected(tensors)]
@@ -179,6 +182,7 @@ def _check(
     leaves: Mapping[LeafPath, _Leaf],
     ignored: Mapping[str, str],
     where: str | Path,
+    model: str,
 ) -> None:
     shapes = {key: shape for leaf in leaves.values() for key, shape in leaf.expected(tensors).items()}
     unneeded = {key for key in tensors if any(re.fullmatch(rule, key) for rule in ignored)}
@@ -192,10 +196,10 @@ def _check(
         ],
     }
     if any(complaints.values()):
-        listed = "; ".join(
-            f"{len(keys)} {what}: {', '.join(keys)}" for what, keys in complaints.items() if keys
+        told = "; ".join(
+            f"{len(keys)} {what}: {listed(keys, _TOLD)}" for what, keys in complaints.items() if keys
         )
-        raise InputError(f"{where}: the weights do not fit the model: {one_line(listed)}")
+        raise InputError(f"{where}: the weights do not fit {model}: {one_line(told)}")
 
 
 def _leaves(tree: Params, table: KeyTable) -> dict[LeafPath, _Leaf]:

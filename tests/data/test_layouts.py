@@ -123,7 +123,7 @@ class Grid:
 
 
 def read_lines(file, split, root):
-    if not file.path.name.endswith("_caps.txt"):
+    if not file.path.name.endswith("_lines.txt"):
         return None
     lines = file.path.read_text().splitlines()
     return (Row(f"line {n}", str(n // 2), root / str(n // 2), text, n) for n, text in enumerate(lines))
@@ -134,9 +134,11 @@ def open_features(file, split, table, inputs):
 
 
 def test_a_layout_from_outside_is_one_entry(tmp_path, monkeypatch):
-    layout = Layout("lines of captions", lambda split: [f"{split}_caps.txt"], read_lines, opens=open_features)
+    layout = Layout(
+        "lines of captions", lambda split: [f"{split}_lines.txt"], read_lines, opens=open_features
+    )
     inputs = Inputs(Regions(3, 2), Text(77, 49408))
-    write(tmp_path, "dev_caps.txt", "a dog\na cat\nred\nblue\n")
+    write(tmp_path, "dev_lines.txt", "a dog\na cat\nred\nblue\n")
     features = np.random.default_rng(0).normal(size=(2, 3, 2)).astype(np.float32)
     np.save(tmp_path / "dev_ims.npy", features)
     with pytest.raises(InputError, match="no captions of split 'dev'"):
@@ -146,7 +148,7 @@ def test_a_layout_from_outside_is_one_entry(tmp_path, monkeypatch):
     assert split.captions == ["a dog", "a cat", "red", "blue"]
     assert split.table.caption_ids.tolist() == [0, 1, 2, 3]
     np.testing.assert_array_equal(split.images.read(1, inputs.image)[0], features[1])
-    with pytest.raises(InputError, match=r"looked for prepared\.json, .*captions\.tsv, test_caps\.txt"):
+    with pytest.raises(InputError, match=r"looked for prepared\.json, .*captions\.tsv, .*test_lines\.txt"):
         read_captions(tmp_path, "test")
 
 

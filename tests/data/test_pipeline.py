@@ -15,9 +15,10 @@ from cusa_jax.data.captions import read_captions
 from cusa_jax.data.images import load_image
 from cusa_jax.data.order import batch_rows, derangement
 from cusa_jax.data.pipeline import image_batches, steps_per_epoch, train_batches
+from cusa_jax.data.prefetch import way_out
 from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.splits import Split, load_split
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, UnreadableImage
 from cusa_jax.inputs import Inputs, Pixels, Text
 
 IMAGES, PER_IMAGE = 11, 3
@@ -397,3 +398,13 @@ def test_evaluation_leaves_out_unreadable_images_and_says_so(dataset, caplog):
         path.unlink(missing_ok=True)
     with pytest.raises(InputError, match="all 11 images are unreadable"):
         list(image_batches(dataset.images, SIZE, batch_size=4, on_bad_image="skip"))
+
+
+def test_an_unreadable_image_says_how_to_go_on_without():
+    with (
+        pytest.raises(InputError, match=r"7\.jpg: not a readable image; .*data\.on_bad_image=skip"),
+        way_out(),
+    ):
+        raise UnreadableImage("7.jpg: not a readable image")
+    with pytest.raises(InputError, match=r"^broken$"), way_out():
+        raise InputError("broken")

@@ -4,9 +4,14 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cusa_jax.data import scan
+from cusa_jax.data.captions import read_captions
+from cusa_jax.data.layouts.scan import RegionImages
+from cusa_jax.data.splits import read_split
 from cusa_jax.errors import InputError
+from cusa_jax.inputs import Inputs, Pixels, Regions, Text
 
 IMAGES, REGIONS, WIDTH = 3, 4, 5
 
@@ -117,3 +122,61 @@ def test_another_shape_than_the_models_is_refused(tmp_path):
     scan.check_regions(features, REGIONS, WIDTH)
     with pytest.raises(InputError, match="4 regions of 5 an image, but the model takes 36 of 2048"):
         scan.check_regions(features, 36, 2048)
+
+
+SPEC = Regions(REGIONS, WIDTH)
+
+
+def opened(path, split="train", image=SPEC):
+    return read_split(path, split).images(Inputs(image, Text(12, 20)))
+
+
+def test_the_layout_reads_captions_ids_and_regions(tmp_path):
+    features = folder(tmp_path, name="dev", ids=["a", "b", "c"])
+    (tmp_path / "dev_capids.txt").write_text("".join(f"{100 + n}\n" for n in range(15)))
+    table = read_captions(tmp_path, "val")
+    assert table.image_ids == ["a", "b", "c"]
+    assert table.captions[7] == "caption 7 of image 1"
+    assert table.caption_image.tolist() == [n // 5 for n in range(15)]
+    assert table.caption_ids.tolist() == list(range(100, 115))
+    images = opened(tmp_path, "val")
+    assert len(images) == len(images.names) == IMAGES
+    np.testing.assert_array_equal(images.read(2, SPEC)[0], features[2])
+
+
+def test_images_without_ids_are_others_in_every_split(tmp_path):
+    for name in ("train", "dev"):
+        folder(tmp_path, name=name)
+    assert not set(read_captions(tmp_path, "train").image_paths) & set(
+        read_captions(tmp_path, "val").image_paths
+    )
+    assert read_captions(tmp_path, "train").caption_ids is None
+
+
+def test_pictures_lie_where_the_ids_say_or_nowhere(tmp_path):
+    folder(tmp_path, ids=["a.png", "b.png", "c.png"])
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (8, 8), "red").save(photos / "b.png")
+    paths = read_captions(tmp_path, "train", image_root=photos).image_paths
+    assert paths[1] == photos / "b.png"
+    images = RegionImages(scan.read_split(tmp_path, "train").features, paths)
+    assert images.picture(1).getpixel((0, 0)) == (255, 0, 0)
+    regions, pixels = images.read(1, SPEC, Pixels(4))
+    assert regions.shape == (REGIONS, WIDTH)
+    assert pixels.shape == (4, 4, 3)
+    with pytest.raises(InputError, match=r"a\.png: image not found"):
+        images.picture(0)
+    with pytest.raises(InputError, match=r"holds features, and a\.png is no picture beside it"):
+        images.read(0, Pixels(4))
+
+
+def test_what_a_model_cannot_take_is_told_before_it_is_read(tmp_path):
+    folder(tmp_path)
+    with pytest.raises(InputError, match="4 regions of 5 an image, but the model takes 36 of 2048"):
+        opened(tmp_path, image=Regions(36, 2048))
+    with pytest.raises(InputError, match="features of regions, and the model takes pictures"):
+        opened(tmp_path, image=Pixels(8))
+    (tmp_path / "train_capids.txt").write_text("1\n")
+    with pytest.raises(InputError, match=r"train_capids\.txt: 1 ids, but there are 15 captions"):
+        read_captions(tmp_path, "train")

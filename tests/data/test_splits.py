@@ -87,7 +87,9 @@ def test_an_image_that_is_not_there_is_named_before_a_training(tmp_path):
     write(tmp_path, "test", [5, 6])
     (tmp_path / "5.jpg").touch()
     split = load_split(str(tmp_path), "test", INPUTS, image_root="")
-    with pytest.raises(InputError, match=r"6\.jpg: image not found; check data.path and data.image_root"):
-        check_present(split)
+    with pytest.raises(
+        InputError, match=r"1 of 2 images not found: \S*/6\.jpg; check data.path and data.image_root"
+    ):
+        check_present([split])
     (tmp_path / "6.jpg").touch()
-    check_present(split)
+    check_present([split])

@@ -34,15 +34,16 @@ def split(tmp_path):
 
 
 def test_recall_is_that_of_the_cross_modal_heads_over_the_readable_images(split):
-    variables = STUDENT.init(jax.random.key(1))
+    variables = jax.jit(STUDENT.init)(jax.random.key(1))
     config = ConfigDict({"eval": {"batch_size": 8}, "data": {"workers": 0, "on_bad_image": "skip"}})
     measured = Evaluator(STUDENT, sharding.make_mesh(), config)(variables, split)
 
     kept = [n for n in range(IMAGES) if n != UNREADABLE]
     pixels = np.stack([np.asarray(Image.open(split.table.image_paths[n])) for n in kept])
     rows = [n for n, image in enumerate(split.table.caption_image) if image != UNREADABLE]
-    image, _ = STUDENT.embed(variables, "image", pixels)
-    text, _ = STUDENT.embed(variables, "text", split.tokens[rows])
+    embed = jax.jit(STUDENT.embed, static_argnums=1)
+    image, _ = embed(variables, "image", pixels)
+    text, _ = embed(variables, "text", split.tokens[rows])
     scores = np.asarray(
         image / np.linalg.norm(image, axis=1)[:, None] @ (text / np.linalg.norm(text, axis=1)[:, None]).T
     )

@@ -70,7 +70,7 @@ def run(case, dtype):
                 [terms[name] * loss[name].weight for name in ("csa", "usa", "contrastive")],
             )
 
-        grad = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)
+        grad = golden.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
         (_, aux), gradients = grad(head_params(golden.DTYPES[dtype]), features, taus)
         return jax.device_get((*aux, *gradients))
 
@@ -122,7 +122,7 @@ def check_gradient(case, dtype, name, gradient):
 
 def test_fresh_heads_follow_the_references_initialisation():
     """N(0, 0.02²) weights, torch's default bias U(±1/√E), identity layer norm."""
-    params = ProjectionHead().init(jax.random.key(0), jnp.zeros((1, 256)))["params"]
+    params = jax.jit(ProjectionHead().init)(jax.random.key(0), jnp.zeros((1, 256)))["params"]
     kernel, bias = params["linear"]["kernel"], params["linear"]["bias"]
     assert kernel.dtype == bias.dtype == jnp.float32
     np.testing.assert_allclose(kernel.std(), 0.02, rtol=0.02)
@@ -135,8 +135,9 @@ def test_fresh_heads_follow_the_references_initialisation():
 
 def test_heads_work_in_float32_behind_a_bfloat16_tower():
     head = ProjectionHead()
-    params = head.init(jax.random.key(0), jnp.zeros((1, 8)))
-    assert head.apply(params, jnp.ones((2, 8), jnp.bfloat16)).dtype == jnp.float32
+    params = jax.eval_shape(head.init, jax.random.key(0), jnp.zeros((1, 8)))
+    features = jax.ShapeDtypeStruct((2, 8), jnp.bfloat16)
+    assert jax.eval_shape(head.apply, params, features).dtype == jnp.float32
 
 
 def test_fresh_residual_heads_are_the_identity_and_learn():

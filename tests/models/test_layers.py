@@ -18,7 +18,7 @@ def test_the_gradient_of_the_residual_stream_is_written_once(monkeypatch):
     """The option that `step.jitted` gives keeps XLA from adding it up again in each of its uses."""
     tower = Transformer(2, heads=2, causal=True, activation="gelu", remat=False, dtype=jnp.float32)
     x = jnp.ones((2, 4, 8))
-    variables = tower.init(jax.random.key(0), x)
+    variables = jax.jit(tower.init)(jax.random.key(0), x)
 
     def train_step(variables, _, x, recipe):
         return jax.grad(lambda variables: tower.apply(variables, x).sum())(variables)
@@ -39,7 +39,7 @@ def test_attention_in_one_kernel_is_attention(causal, length):
         def total(*qkv):
             return (weights * function(*qkv, causal, *options)).sum()
 
-        return jax.value_and_grad(total, argnums=(0, 1, 2))(*qkv)
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(*qkv)
 
     found, expected = gradients(attend_fused, "xla"), gradients(attend)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, expected)

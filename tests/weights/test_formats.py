@@ -423,6 +423,16 @@ def test_hugging_face_pickles_fused_projections_and_both_conventions_of_the_end_
 # --- what does not fit ----------------------------------------------------------------------------------------
 
 
+def test_keys_of_another_model_are_counted(tmp_path):
+    tensors = {name.replace(".mlp.", ".ffn."): x for name, x in openai_tensors(tmp_path).items()}
+    torch_file.write(tmp_path / "x.pt", tensors)
+    with pytest.raises(
+        InputError, match=r"\d+ missing: .* and \d+ more; \d+ unexpected: .* and \d+ more$"
+    ) as raised:
+        read_weights(tmp_path / "x.pt", "gelu")
+    assert len(str(raised.value)) < 2000
+
+
 def test_every_wrong_key_is_told_at_once(tmp_path):
     tensors = openai_tensors(tmp_path)
     del tensors["visual.ln_post.bias"]

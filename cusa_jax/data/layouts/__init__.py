@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cusa_jax.data.layouts import coco, flat, karpathy, prepared, table
+from cusa_jax.data.layouts import coco, flat, json_lines, karpathy, prepared, scan, shards, table
 from cusa_jax.data.layouts.layout import CaptionFile, Layout, Row, caption_id, field
 from cusa_jax.errors import InputError
 
@@ -20,6 +20,9 @@ LAYOUTS: dict[str, Layout] = {
     "albef": flat.ALBEF,
     "coco": coco.LAYOUT,
     "table": table.LAYOUT,
+    "json_lines": json_lines.LAYOUT,
+    "shards": shards.LAYOUT,
+    "scan": scan.LAYOUT,
 }
 
 __all__ = ["LAYOUTS", "CaptionFile", "Layout", "Row", "caption_id", "field", "find_captions", "read_rows"]

@@ -24,7 +24,7 @@ from cusa_jax.data.layouts import flat
 from cusa_jax.data.layouts.layout import CaptionFile, Layout, Row
 from cusa_jax.data.sources import ImageFiles, ImageSource
 from cusa_jax.data.tokenize import VOCAB_SIZE, tokenizer_identity
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, UnreadableImage, needs
 from cusa_jax.inputs import ImageInputs, Inputs, Pixels
 from cusa_jax.jsonfile import read_any_json, read_captions_json
 
@@ -76,7 +76,7 @@ class PreparedImages:
                 "run scripts/prepare.py on it again, which names the file"
             ) from error
         if record["error"]:
-            raise InputError(record["error"].decode())
+            raise UnreadableImage(record["error"].decode())
         return record["pixels"]
 
 
@@ -187,7 +187,8 @@ def _read_tokens(file: Path, captions: int, vocab_size: int) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _records(folder: Path, split: str) -> Callable[[int], dict[str, Any]]:
     """Opened once in each process, and only in those that read: tensorflow-datasets takes a second to import."""
-    from cusa_jax.data import records
+    with needs("prepared"):
+        from cusa_jax.data import records
 
     return records.open_records(folder, split)
 

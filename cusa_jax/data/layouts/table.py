@@ -1,35 +1,20 @@
-"""Tables: CSV or TSV with a header, a row for each caption.
-
-image (or image_path, file_name, filepath)  the path of the image's file
-caption (or text, title)                    what it shows
-image_id, caption_id                        optional: ids; without the first, the path is the image's id
-split                                       optional: train, val or test, where one file holds all of them
+"""Tables: CSV or TSV with a header, a row for each caption; their columns are in columns.py.
 
 UTF-8, with or without a BOM; fields that hold a separator, a line break or a quotation mark are quoted, as every
-spreadsheet program writes them. Other columns are left alone.
+spreadsheet program writes them. Other columns are left alone. A folder of images with its metadata.csv is one, too.
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from cusa_jax.data.layouts.layout import CaptionFile, Layout, Row, caption_id
+from cusa_jax.data.layouts.columns import columns, folders, row
+from cusa_jax.data.layouts.layout import CaptionFile, Layout, Row
 from cusa_jax.errors import InputError
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_IMAGE = ("image", "image_path", "file_name", "filepath")
-_CAPTION = ("caption", "text", "title")
-_SPLITS = {
-    "train": "train",
-    "restval": "train",
-    "val": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-}
-_OPTIONAL = ("image_id", "caption_id", "split")
 
 
 def read(file: CaptionFile, split: str, root: Path) -> Iterator[Row] | None:
@@ -40,7 +25,10 @@ def read(file: CaptionFile, split: str, root: Path) -> Iterator[Row] | None:
 def _rows(file: Path, separator: str, split: str, root: Path) -> Iterator[Row]:
     lines = _lines(file, separator)
     _, header = next(lines, (1, []))
-    columns = _columns(file, header)
+    names = [name.strip().lower() for name in header]
+    named = columns(f"{file}: the header", names)
+    if twice := [name for name in named.values() if names.count(name) > 1]:
+        raise InputError(f"{file}: the header names '{twice[0]}' twice")
     for line, cells in lines:
         where = f"line {line}"
         if len(cells) != len(header):
@@ -48,20 +36,9 @@ def _rows(file: Path, separator: str, split: str, root: Path) -> Iterator[Row]:
                 f"{file}: {where}: {len(cells)} fields, but the header names {len(header)}; "
                 "put quotation marks around a field that holds the separator"
             )
-        row = {name: cells[column] for name, column in columns.items()}
-        if "split" in row and _split(file, where, row["split"]) != split:
-            continue
-        for key in ("image", "image_id"):
-            if key in row and not row[key]:
-                raise InputError(f"{file}: {where}: '{header[columns[key]]}' is empty")
-        image_id, number = row.get("image_id", row["image"]), caption_id(file, where, row, "caption_id")
-        yield Row(where, image_id, root / row["image"], row["caption"], number)
-
-
-def _split(file: Path, where: str, name: str) -> str:
-    if name not in _SPLITS:
-        raise InputError(f"{file}: {where}: split {name!r} is none of {', '.join(_SPLITS)}")
-    return _SPLITS[name]
+        values = {key: cells[names.index(name)] for key, name in named.items()}
+        if (caption := row(file, where, values, named, split, root)) is not None:
+            yield caption
 
 
 def _lines(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
@@ -88,30 +65,11 @@ def _lines(file: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
 
 
-def _columns(file: Path, header: Sequence[str]) -> dict[str, int]:
-    """{'image', 'caption' and the optional ones that are there: their columns}."""
-    names = [name.strip().lower() for name in header]
-    columns = {}
-    for key, candidates in {
-        "image": _IMAGE,
-        "caption": _CAPTION,
-        **{key: (key,) for key in _OPTIONAL},
-    }.items():
-        named = [name for name in candidates if name in names]
-        if named:
-            columns[key] = names.index(named[0])
-            if names.count(named[0]) > 1:
-                raise InputError(f"{file}: the header names '{named[0]}' twice")
-        elif key not in _OPTIONAL:
-            wanted = f"'{candidates[0]}' (or {', '.join(candidates[1:])})"
-            raise InputError(
-                f"{file}: the header has no {wanted}; its columns are {', '.join(names) or 'none'}"
-            )
-    return columns
-
-
 LAYOUT = Layout(
     holds="a table (.csv, .tsv) with columns 'image' and 'caption'",
-    names=lambda split: (f"{split}.csv", f"{split}.tsv", "captions.csv", "captions.tsv"),
+    names=lambda split: (
+        *(f"{split}.csv", f"{split}.tsv", "captions.csv", "captions.tsv"),
+        *(f"{folder}/metadata.csv" for folder in folders(split)),
+    ),
     read=read,
 )

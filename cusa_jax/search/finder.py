@@ -1,0 +1,92 @@
+"""From a text or a photo to the photos most like it: the model, and both embeddings of every photo in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cusa_jax.data.captions import clean_captions
+from cusa_jax.data.images import preprocess
+from cusa_jax.data.tokenize import tokenizer
+
+# Photos scored at a time: their scores stay in the processor's cache.
+_TILE = 1 << 14
+# Cosine similarity of two photos that are shown as one: other sizes and qualities of a picture lie above.
+ALIKE = 0.97
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """A photo found. number: in the index. alike: numbers of its near-duplicates, which are shown with it."""
+
+    number: int
+    score: float
+    alike: tuple[int, ...] = ()
+
+
+class Finder:
+    """Exact search of N photos. Texts are compared by the cross-modal heads, photos by the uni-modal one.
+
+    cross, uni: float32 [N, E] of length 1. encoder: of one row at a time, as `encoder.Encoder`.
+    """
+
+    def __init__(self, photos: list[Path], cross: np.ndarray, uni: np.ndarray, encoder: Any, variables: Any):
+        self.photos, self.cross, self.uni = photos, cross, uni
+        self._encoder, self._variables = encoder, variables
+        # One query at a time: more would only share the same cores and need memory each.
+        self._busy = threading.Lock()
+        self._tokenize = tokenizer(encoder.student.inputs.text)
+        self.text_length: int = encoder.student.inputs.text.length
+
+    def embed_text(self, text: str) -> tuple[np.ndarray, bool]:
+        """(cross-modal embedding [E], whether the text was cut)."""
+        tokens, cut = self._tokenize(clean_captions([text]))
+        with self._busy:
+            return self._encoder.texts(self._variables, tokens)[0][0], bool(cut)
+
+    def embed_picture(self, picture: Image.Image) -> np.ndarray:
+        """Uni-modal embedding [E] of an RGB picture."""
+        pixels = preprocess(picture, self._encoder.student.inputs.image)[None]
+        with self._busy:
+            return self._encoder.images(self._variables, pixels)[1][0]
+
+    def by_text(self, embedding: np.ndarray, k: int) -> list[Hit]:
+        return best(self.cross, embedding, k)
+
+    def by_picture(self, embedding: np.ndarray, k: int) -> list[Hit]:
+        return best(self.uni, embedding, k)
+
+    def together(self, hits: list[Hit]) -> list[Hit]:
+        """Every photo with its near-duplicates further down, which have no place of their own."""
+        rows = self.uni[[hit.number for hit in hits]]
+        near = rows @ rows.T >= ALIKE
+        shown, left = [], np.ones(len(hits), bool)
+        for place, hit in enumerate(hits):
+            if left[place]:
+                group = np.flatnonzero(near[place] & left)
+                left[group] = False
+                alike = tuple(hits[other].number for other in group if other != place)
+                shown.append(dataclasses.replace(hit, alike=alike))
+                left[place] = False
+        return shown
+
+
+def best(items: np.ndarray, query: np.ndarray, k: int) -> list[Hit]:
+    """The min(k, N) items [N, E] of highest inner product with a query [E], best first; equal ones by number.
+
+    Scored on the host: one query reads the items once, which is faster than to send them anywhere.
+    """
+    scores = np.empty(len(items), np.float32)
+    for start in range(0, len(items), _TILE):
+        np.dot(items[start : start + _TILE], query, out=scores[start : start + _TILE])
+    k = min(k, len(items))
+    # All that reach the k-th score, so that equal ones are told apart by number.
+    threshold = np.partition(scores, -k)[-k]
+    numbers = np.flatnonzero(scores >= threshold)
+    numbers = numbers[np.argsort(-scores[numbers], kind="stable")][:k]
+    return [Hit(int(number), float(scores[number])) for number in numbers]
