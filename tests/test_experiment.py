@@ -73,12 +73,13 @@ def test_a_resnet_is_not_encoded_in_micro_batches():
 @pytest.mark.parametrize(
     ("off", "heads", "expected"),
     [((), "linear", ("cross", "uni")), (("usa",), "linear", ("cross",)), (("csa", "contrastive"), "linear", ("uni",)),
-     ((), "none", ())],
+     ((), "none", ()), ((), "residual", ("cross", "uni"))],
 )  # fmt: skip
 def test_heads_are_those_that_the_terms_compare(off, heads, expected):
     weights = {f"loss.{term}.weight": 0.0 for term in off}
     options = experiment.student_options(config(**weights, **{"model.heads": heads}))
     assert options.heads == expected
+    assert options.head_kind == ("residual" if heads == "residual" else "linear")
 
 
 def test_sizes_that_differ_from_a_preset_s():

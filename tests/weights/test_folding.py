@@ -121,3 +121,29 @@ def test_our_own_file_says_which_heads(tmp_path, kind):
     back = read_weights(tmp_path / "w.safetensors")
     assert (back.heads, back.head_kind) == (("cross", "uni"), kind)
     jax.tree.map(np.testing.assert_array_equal, back.variables, weights.variables)
+
+
+def test_fresh_heads_are_announced_and_kinds_are_not_mixed(tmp_path, caplog, capsys):
+    from cusa_jax.config import default_config, typed
+    from cusa_jax.experiment import build_student
+
+    _, weights = trained(heads=("cross",))
+    write_weights(
+        tmp_path / "bare.safetensors", dataclasses.replace(weights, variables=weights.towers, heads=())
+    )
+    write_weights(tmp_path / "trained.safetensors", weights)
+    config = default_config()
+    config.model.name = "auto"
+
+    def build(file, heads):
+        config.init_from, config.model.heads = str(tmp_path / file), heads
+        return build_student(typed(config))
+
+    build("bare.safetensors", "linear")
+    assert "FRESH RANDOM HEADS (cross, uni) ON PRETRAINED WEIGHTS" in caplog.text
+    build("bare.safetensors", "residual")
+    assert "fresh residual heads (cross, uni): step 0 equals" in capsys.readouterr().out
+    build("trained.safetensors", "none")
+    assert "ITS TRAINED HEADS (cross) ARE LEFT OUT" in caplog.text
+    with pytest.raises(InputError, match=r"heads \(cross\) are residual.*set 'residual', or 'none'"):
+        build("trained.safetensors", "linear")
