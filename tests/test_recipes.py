@@ -49,7 +49,8 @@ def test_layer_decay_counts_from_the_top_block_of_each_tower():
     block = "transformer/block_{}/attn/in_proj/kernel"
     blocks = [f"image/{block.format(n)}" for n in range(3)]
     names = ["image/patch_embedding/kernel", *blocks, "image/ln_post/scale",
-             f"text/{block.format(0)}", f"lora/image/{block.format(0)}/a", "cross_image/kernel", "scalars/tau"]  # fmt: skip
+             f"text/{block.format(0)}", f"lora/image/{block.format(0)}/a",
+             "cross_image/kernel", "scalars/tau"]  # fmt: skip
     factors = layer_decay.factors(names, 0.5)
     assert list(factors.values()) == [0.0625, 0.125, 0.25, 0.5, 1, 0.5, 0.125, 1, 1]
 
