@@ -38,7 +38,9 @@ def write_card(folder: Path, weights: Weights, library: str) -> None:
         tags=_TAGS,
         family=weights.family,
         recipe=_recipe(weights),
-        figures={name: float(value) for name, value in sorted(weights.figures.items())},
+        figures={
+            name: (value, weights.intervals.get(name)) for name, value in sorted(weights.figures.items())
+        },
     )
     with written_whole(folder / "README.md") as fresh:
         fresh.write_text(text, encoding="utf8")

@@ -56,11 +56,22 @@ def test_open_clip_finds_its_own_names(tmp_path, weights):
 def test_the_model_card_says_what_is_known_and_no_paths(tmp_path, weights):
     config = default_config()
     config.init_from, config.data.path = "openai/clip-vit-base-patch32", "/home/somebody/photos"
-    trained = Weights("clip", SIZES, weights.variables, config=config, figures={"i2t_r1": 43.21})
+    trained = Weights(
+        "clip",
+        SIZES,
+        weights.variables,
+        config=config,
+        figures={"i2t_r1": 43.21},
+        intervals={"i2t_r1": (40.0, 46.5)},
+    )
     write_weights(tmp_path / "hf", trained)
     card = (tmp_path / "hf/README.md").read_text()
     assert card.startswith("---\n# license:")
-    for said in ("| i2t_r1 | 43.21 |", "| start | openai/clip-vit-base-patch32 |", "| captions | photos |"):
+    for said in (
+        "| i2t_r1 | 43.21 | 40.00 to 46.50 |",
+        "| start | openai/clip-vit-base-patch32 |",
+        "| captions | photos |",
+    ):
         assert said in card
     assert "somebody" not in card
 
