@@ -110,8 +110,8 @@ def read_results(workdir: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file; the run is not finished, its train command continues it")
     results = read_json(path)
     test, intervals = results.get("test"), results.get(INTERVALS, {})
-    readable = isinstance(test, dict) and _are_numbers(test) and _are_intervals(intervals)
-    if not readable or not isinstance(results.get("best_step"), int):
+    known = _are_intervals(intervals) and isinstance(results.get("best_step"), int)
+    if not isinstance(test, dict) or not _are_numbers(test) or not known:
         raise InputError(
             f"{path}: not the results of a training; remove it, and its train command makes it again"
         )

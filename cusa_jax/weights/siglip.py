@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.data import tokenizer_file
+from cusa_jax.files import folder_written_whole
 from cusa_jax.jsonfile import write_json
 from cusa_jax.models.siglip_sizes import SiglipSizes
 from cusa_jax.weights import metadata, siglip_config
@@ -18,6 +19,7 @@ from cusa_jax.weights.folding import refuse_heads
 from cusa_jax.weights.format import CONFIG, Format, Source, without_wrappers
 from cusa_jax.weights.hub import Weights, template
 from cusa_jax.weights.huggingface import block
+from cusa_jax.weights.huggingface_tokenizer import write_tokenizer
 from cusa_jax.weights.torch_layout import (
     KeyTable,
     Tensors,
@@ -91,16 +93,13 @@ def _write(folder: Path, weights: Weights) -> None:
     """
     refuse_heads(weights, folder)
     sizes = weights.sizes
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = to_torch(weights.towers["params"] | from_scalars(weights.scalars), key_table(sizes))
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    if weights.tokenizer:
-        held = tokenizer_file.content(weights.tokenizer)
-        (folder / tokenizer_file.FILE).write_bytes(held)
-        write_json(folder / siglip_config.TOKENIZER, siglip_config.tokenizer(sizes, held))
-    write_card(folder, weights, "transformers")
-    write_json(folder / metadata.PREPROCESSOR, siglip_config.preprocessing(sizes))
-    write_json(folder / CONFIG, siglip_config.config(sizes))  # last: without it a folder is no model
+    with folder_written_whole(folder) as fresh:
+        write_safetensors(fresh / "model.safetensors", tensors, {"format": "pt"})
+        write_json(fresh / CONFIG, siglip_config.config(sizes))
+        write_json(fresh / metadata.PREPROCESSOR, siglip_config.preprocessing(sizes))
+        write_tokenizer(fresh, weights)
+        write_card(fresh, weights, "transformers")
 
 
 FORMAT = Format("Hugging Face's SigLIP folder", "siglip", _recognises, _read, "", _write)

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import transformers
 from safetensors.numpy import load_file
 
 from cusa_jax.config import default_config
@@ -153,6 +154,70 @@ def test_another_vocabulary_of_the_same_size_is_refused(folder):
     (folder / "vocab.json").write_text(json.dumps(swapped))
     with pytest.raises(InputError, match=r"vocab\.json: another vocabulary than CLIP's"):
         read_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("tokenizer_config.json", {"added_tokens_decoder": {"49408": {"content": "<photo>"}}}),
+     ("tokenizer_config.json", {"added_tokens_decoder": {"320": {"content": "<|startoftext|>"}}}),
+     ("added_tokens.json", {"<photo>": 49408})],
+)  # fmt: skip
+def test_tokens_that_a_folder_adds_are_refused(folder, name, said):
+    (folder / name).write_text(json.dumps(said))
+    with pytest.raises(InputError, match=rf"{name}: adds the token '<"):
+        read_weights(folder)
+
+
+def test_other_merges_are_refused(folder):
+    lines = (folder / "merges.txt").read_text(encoding="utf8").split("\n")
+    lines[1], lines[2] = lines[2], lines[1]
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf8")
+    with pytest.raises(InputError, match=r"merges\.txt: other merges than CLIP's"):
+        read_weights(folder)
+
+
+def test_a_tokenizer_json_gives_clip_s_ids_or_is_refused(folder):
+    """As the library itself writes it, and with its normaliser, post-processor or vocabulary changed."""
+    transformers.CLIPTokenizerFast.from_pretrained(folder).backend_tokenizer.save(
+        str(folder / "tokenizer.json")
+    )
+    assert read_weights(folder).sizes == SIZES
+    said = json.loads((folder / "tokenizer.json").read_text(encoding="utf8"))
+    words = said["model"]["vocab"]
+    others = (
+        {"normalizer": None},
+        {"post_processor": None},
+        {
+            "model": said["model"]
+            | {"vocab": words | {"dog</w>": words["cat</w>"], "cat</w>": words["dog</w>"]}}
+        },
+        {"model": 3},
+    )
+    for change, told in zip(
+        others, ("splits", "splits", "another vocabulary", "not a readable"), strict=True
+    ):
+        (folder / "tokenizer.json").write_text(json.dumps(said | change), encoding="utf8")
+        with pytest.raises(InputError, match=rf"tokenizer\.json: {told}"):
+            read_weights(folder)
+
+
+def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path, weights):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    for kind in ("", "open_clip", "stablehlo"):
+        with pytest.raises(InputError, match="out: is there already, and not an empty folder"):
+            write_weights(tmp_path / "out", weights, kind)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "notes.txt"]
+
+
+def test_a_folder_that_cannot_be_finished_leaves_nothing(tmp_path, weights, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cusa_jax.weights.huggingface.write_card", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_weights(tmp_path / "out", weights)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_parts_of_an_open_clip_folder_are_refused_by_name(tmp_path, weights):
