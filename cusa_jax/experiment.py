@@ -20,7 +20,7 @@ from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.splits import SPLITS, Split, check_disjoint, check_present, load_split, provide
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
-from cusa_jax.files import is_missing
+from cusa_jax.hugging_face import is_missing
 from cusa_jax.inputs import Inputs
 from cusa_jax.keys import Config, Model
 from cusa_jax.losses.terms import reads

@@ -11,8 +11,6 @@ from cusa_jax.errors import InputError
 
 # What a disk says that takes no more; other errors of a write are the program's own.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
-# Endings by which a model or its features are known to be a file.
-_FILES = (".npy", ".npz", ".pt", ".pth", ".tar", ".safetensors", ".bin", ".json")
 
 
 @contextlib.contextmanager
@@ -60,13 +58,6 @@ def write_refusal(error: BaseException) -> str:
         inner = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
         pending += [cause for cause in (one.__cause__, one.__context__, *inner) if cause is not None]
     return ""
-
-
-def is_missing(source: str) -> bool:
-    """Whether a source can only be a path, and nothing is there. What is no path may be a Hugging Face id."""
-    path = Path(source).expanduser()
-    is_path = path.suffix in _FILES or source.startswith((".", "/", "~")) or source.count("/") > 1
-    return is_path and not path.exists()
 
 
 def shipped(folder: str) -> Path:

@@ -45,6 +45,12 @@ def is_id(source: str) -> bool:
     )
 
 
+def is_missing(source: str) -> bool:
+    """Whether this can only be a path, and nothing is there."""
+    is_path = "/" in source or source.endswith(_FILES)
+    return is_path and not is_id(source) and not Path(source).expanduser().exists()
+
+
 def download(source: str, wanted: tuple[str, ...] = _WANTED) -> Path:
     """The folder of a model of the Hub, complete in what is wanted. Raises InputError where it cannot be had."""
     name, _, revision = source.partition("@")
