@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,25 +71,33 @@ def _described(text: Text, held: bytes) -> dict[str, Any]:
 
 # --- and what comes in ----------------------------------------------------------------------------------------
 
-# What tokenizer_config.json may say for texts to become CLIP's ids.
-_ONLY: dict[str, tuple] = {
-    "tokenizer_class": ("CLIPTokenizer", "CLIPTokenizerFast"),
+# What tokenizer_config.json may say for texts to become the ids that they do here.
+_SIDES: dict[str, tuple] = {
     "do_lower_case": (True,),
-    "add_prefix_space": (False,),
-    "bos_token": (_START,),
-    "eos_token": (_END,),
     "split_special_tokens": (False,),
     "truncation_side": ("right",),
     "padding_side": ("right",),
 }
-# Padding follows the end of the text, which a causal tower does not see; the rest is how the library is called, or
-# about bytes that no text has. Added tokens are looked at below.
+_CLIP = _SIDES | {
+    "tokenizer_class": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "add_prefix_space": (False,),
+    "bos_token": (_START,),
+    "eos_token": (_END,),
+}
+# How the library is called, or about bytes that no text has. CLIP's padding follows the end of the text, which a causal
+# tower does not see; SigLIP's is read elsewhere (`siglip_config`). Added tokens are looked at below.
 _IGNORED = {
     "unk_token", "pad_token", "errors", "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file",
     "merges_file", "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens",
     "clean_up_tokenization_spaces", "processor_class", "return_token_type_ids", "backend", "is_local", "_commit_hash",
     "max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id", "model_input_names",
     "local_files_only",
+}  # fmt: skip
+# What tokenizer.json decides by itself, of which these settings are the origin; and what concerns conversations.
+_SUBWORDS_IGNORED = _IGNORED | {
+    "tokenizer_class", "bos_token", "eos_token", "sep_token", "cls_token", "mask_token", "sp_model_kwargs", "legacy",
+    "spaces_between_special_tokens", "use_default_system_prompt", "chat_template", "extra_ids", "add_prefix_space",
+    "add_bos_token", "add_eos_token",
 }  # fmt: skip
 # Case, contractions, digits, signs, white space, a special token and letters beyond ASCII.
 _PROBE = "Two DOGS' tails:  it's 3,407 m… <|endoftext|> Čaféteria—naïve photo! #42\n犬"
@@ -102,17 +110,8 @@ def check_tokenizer(folder: Path, sizes: ClipConfig) -> None:
     """
     if sizes.vocab_size != VOCAB_SIZE:
         return
-    path, ours = folder / CONFIG, ClipTokenizer()
-    for key, value in _optional(path).items():
-        said = value.get("content") if isinstance(value, dict) and key.endswith("_token") else value
-        if said is None or key in _IGNORED or (key in _ONLY and said in _ONLY[key]):
-            continue
-        if key == "model_max_length" and type(said) in (int, float) and said >= sizes.context_length:
-            continue
-        raise InputError(
-            f"{path}: {one_line(key)[:80]}={one_line(repr(said))[:80]}: texts are tokenised as CLIP's, nothing else; "
-            "remove a key that changes nothing of it"
-        )
+    ours = ClipTokenizer()
+    _check_settings(folder / CONFIG, sizes.context_length, _CLIP, _IGNORED, "as CLIP's")
     for path, token, number in _added(folder):
         if ours.vocabulary.get(token) != number:
             raise InputError(
@@ -127,6 +126,50 @@ def check_tokenizer(folder: Path, sizes: ClipConfig) -> None:
         _check_backend(path, ours)
 
 
+def check_subwords(folder: Path, length: int) -> None:
+    """Raises InputError naming the key by which the library would make other ids than a folder's tokenizer.json.
+
+    length: tokens of a text.
+    """
+    path = folder / CONFIG
+    _check_settings(
+        path, length, _SIDES, _SUBWORDS_IGNORED, f"in lower case, padded at the end, by {tokenizer_file.FILE}"
+    )
+    held, said = folder / tokenizer_file.FILE, _optional(path)
+    if not held.is_file():
+        return
+    tokens = _backend(held).encode("a").tokens
+    for end, place in (("bos", 0), ("eos", -1)):
+        asked, token = said.get(f"add_{end}_token"), _content(said.get(f"{end}_token"))
+        if (
+            asked is not None
+            and token is not None
+            and asked != (tokens[place : place + 1 or None] == [token])
+        ):
+            raise InputError(
+                f"{path}: add_{end}_token={one_line(repr(asked))[:80]}, unlike {tokenizer_file.FILE}, which decides "
+                "here; make them agree"
+            )
+
+
+def _check_settings(path: Path, length: int, only: Mapping[str, tuple], ignored: set[str], way: str) -> None:
+    for key, value in _optional(path).items():
+        said = _content(value) if key.endswith("_token") else value
+        if said is None or key in ignored or (key in only and said in only[key]):
+            continue
+        if key == "model_max_length" and type(said) in (int, float) and said >= length:
+            continue
+        raise InputError(
+            f"{path}: {one_line(key)[:80]}={one_line(repr(said))[:80]}: texts are tokenised {way}, nothing else; "
+            "remove a key that changes nothing of it"
+        )
+
+
+def _content(token: Any) -> Any:
+    """Of a token that may be written with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
 def _optional(path: Path) -> dict[str, Any]:
     return read_json(path, "get it again") if path.is_file() else {}
 
@@ -136,8 +179,7 @@ def _added(folder: Path) -> Iterator[tuple[Path, Any, int]]:
     path = folder / CONFIG
     added = _optional(path).get("added_tokens_decoder") or {}
     for number, token in added.items() if isinstance(added, dict) else ():
-        content = token.get("content") if isinstance(token, dict) else token
-        yield path, content, int(number) if number.isdecimal() else -1
+        yield path, _content(token), int(number) if number.isdecimal() else -1
     path = folder / "added_tokens.json"
     for token, number in _optional(path).items():
         yield path, token, number
@@ -153,19 +195,21 @@ def _merges(path: Path) -> list[tuple[str, ...]]:
 
 def _check_backend(path: Path, ours: ClipTokenizer) -> None:
     """A tokenizer.json must have CLIP's vocabulary, and give a text with a little of everything CLIP's ids."""
-    try:
-        backend = Backend.from_file(str(path))
-        backend.no_padding()
-        backend.no_truncation()
-        vocabulary, ids = backend.get_vocab(), backend.encode(_PROBE).ids
-    except Exception as error:  # the library raises bare Exception
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path}: not a readable tokenizer ({one_line(reason)[:200]}); get it again"
-        ) from error
-    if vocabulary != ours.vocabulary:
+    backend = _backend(path)
+    if backend.get_vocab() != ours.vocabulary:
         raise InputError(f"{path}: another vocabulary than CLIP's, whose ids mean other words")
-    if ids != [ours.sot, *ours.encode(_PROBE), ours.eot]:
+    if backend.encode(_PROBE).ids != [ours.sot, *ours.encode(_PROBE), ours.eot]:
         raise InputError(
             f"{path}: splits texts in another way than CLIP's tokenizer, which gives them other ids"
         )
+
+
+def _backend(path: Path) -> Backend:
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        reason = one_line(" ".join(str(error).split()))[:200]
+        raise InputError(f"{path}: not a readable tokenizer ({reason}); get it again") from error
+    backend.no_padding()
+    backend.no_truncation()
+    return backend

@@ -19,7 +19,7 @@ from cusa_jax.weights.folding import refuse_heads
 from cusa_jax.weights.format import CONFIG, Format, Source, without_wrappers
 from cusa_jax.weights.hub import Weights, template
 from cusa_jax.weights.huggingface import block
-from cusa_jax.weights.huggingface_tokenizer import write_tokenizer
+from cusa_jax.weights.huggingface_tokenizer import check_subwords, write_tokenizer
 from cusa_jax.weights.torch_layout import (
     KeyTable,
     Tensors,
@@ -71,6 +71,7 @@ def _recognises(source: Source) -> bool:
 def _read(source: Source) -> Weights:
     folder = source.path
     sizes = siglip_config.read_sizes(source)
+    check_subwords(folder, sizes.context_length)
     number = jax.ShapeDtypeStruct((1,), jnp.float32)
     shapes = {**template("siglip", sizes, (), folder)["params"], "logit_scale": number, "logit_bias": number}
     params = from_torch(
