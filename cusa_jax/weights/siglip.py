@@ -32,6 +32,22 @@ from cusa_jax.weights.torch_layout import (
 IGNORED = {r"(text|vision)_model\.embeddings\.position_ids": "numbers from 0 on, which older files have"}
 # What SigLIP starts with (Zhai et al. 2023): a model that was not trained with its loss is written with these.
 _START = {"tau_sigmoid": 0.1, "bias_sigmoid": -10.0}
+# For sentence-transformers: the folder itself, whose texts are padded to the full length, as the tower sees padding.
+_SENTENCE_TRANSFORMERS = {
+    "idx": 0,
+    "name": "0",
+    "path": "",
+    "type": "sentence_transformers.models.Transformer",
+}
+_SENTENCE_TRANSFORMERS_CALLS = {
+    "transformer_task": "feature-extraction",
+    "processing_kwargs": {"text": {"padding": "max_length"}},
+    "modality_config": {
+        side: {"method": f"get_{side}_features", "method_output_name": "pooler_output"}
+        for side in ("text", "image")
+    },
+    "module_output_name": "sentence_embedding",
+}
 
 
 def key_table(sizes: SiglipSizes) -> KeyTable:
@@ -100,6 +116,8 @@ def _write(folder: Path, weights: Weights) -> None:
         write_json(fresh / CONFIG, siglip_config.config(sizes))
         write_json(fresh / metadata.PREPROCESSOR, siglip_config.preprocessing(sizes))
         write_tokenizer(fresh, weights)
+        write_json(fresh / "modules.json", [_SENTENCE_TRANSFORMERS])
+        write_json(fresh / "sentence_bert_config.json", _SENTENCE_TRANSFORMERS_CALLS)
         write_card(fresh, weights, "transformers")
 
 

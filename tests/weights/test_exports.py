@@ -75,6 +75,8 @@ def test_the_model_card_says_what_is_known_and_no_paths(tmp_path, weights):
     ):
         assert said in card
     assert "somebody" not in card
+    assert "padding=True" in card
+    assert "Captions were cleaned" in card
 
 
 def test_programs_are_loaded_back_and_equal(tmp_path, weights):
