@@ -88,7 +88,7 @@ def convert(source: Path, target: Path) -> None:
         if VERIFY.value:
             from torch_probe import verify  # imports torch
 
-            verify(source, target, ACTIVATION.value)
+            verify(source, target, ACTIVATION.value, folded=HEADS.value == "fold")
 
 
 def write_config(config, target: Path) -> None:
