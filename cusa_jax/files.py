@@ -24,14 +24,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
 
 
+def check_empty(folder: Path) -> None:
+    """Raises InputError where `folder` is there and holds something, or is a file."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already, and not an empty folder; name another, or remove it")
+
+
 @contextlib.contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
     """Yields a new folder to write to; it becomes `folder` at the end, or goes on an error.
 
-    Raises InputError where `folder` holds something already, which would be taken for a part of what is written.
+    Raises InputError where it holds something already, which would be taken for a part of what is written.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{folder}: is there already, and not an empty folder; name another, or remove it")
+    check_empty(folder)
     place = folder.absolute()
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as beside:
         fresh = Path(beside) / place.name

@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.errors import InputError
+from cusa_jax.files import check_empty
 from cusa_jax.hugging_face import upload
 from cusa_jax.weights import reference
 from cusa_jax.weights.folding import fold
@@ -67,28 +68,33 @@ def main(argv: list[str]) -> None:
             )
         if TO.value and target.suffix:
             raise InputError(f"--to={TO.value} writes a folder; give OUT no suffix, unlike {target}")
-        if MIX.value is None:
-            convert(sources[0], target)
-        else:
-            first, second = (read_weights(source, ACTIVATION.value) for source in sources)
-            write_weights(target, mixed(first, second, MIX.value), TO.value)
+        if MIX.value is not None and (VERIFY.value or target.suffix == ".py"):
+            raise InputError(
+                "--mix writes weights, which are neither a recipe nor one file's: leave out --verify"
+            )
+        if not target.suffix:
+            check_empty(target)
+        convert(sources, target)
         print(f"wrote {target}")
         if PUSH.value:
             print(f"pushed to {upload(target, PUSH.value)}")
 
 
-def convert(source: Path, target: Path) -> None:
-    if source.suffix in (".yaml", ".yml"):
-        write_config(reference.read_yaml(source), target)
-    elif target.suffix == ".py":
-        write_config(recipe(read_weights(source, ACTIVATION.value), source), target)
-    else:
-        weights = read_weights(source, ACTIVATION.value)
-        write_weights(target, fold(weights, source) if HEADS.value == "fold" else weights, TO.value)
-        if VERIFY.value:
-            from torch_probe import verify  # imports torch
+def convert(sources: list[Path], target: Path) -> None:
+    first, last = sources[0], sources[-1]
+    if MIX.value is None and first.suffix in (".yaml", ".yml"):
+        write_config(reference.read_yaml(first), target)
+        return
+    read = [read_weights(source, ACTIVATION.value) for source in sources]
+    if target.suffix == ".py":
+        write_config(recipe(read[0], first), target)
+        return
+    weights = read[0] if MIX.value is None else mixed(read[0], read[1], MIX.value)
+    write_weights(target, fold(weights, last) if HEADS.value == "fold" else weights, TO.value)
+    if VERIFY.value:
+        from torch_probe import verify  # imports torch
 
-            verify(source, target, ACTIVATION.value, folded=HEADS.value == "fold")
+        verify(first, target, ACTIVATION.value, folded=HEADS.value == "fold")
 
 
 def write_config(config, target: Path) -> None:
