@@ -21,6 +21,7 @@ from cusa_jax.hugging_face import upload
 from cusa_jax.weights import reference
 from cusa_jax.weights.folding import fold
 from cusa_jax.weights.formats import read_weights, write_weights
+from cusa_jax.weights.hub import Weights
 from cusa_jax.weights.mixed import mixed
 from cusa_jax.weights.reference_checkpoint import recipe
 
@@ -68,33 +69,37 @@ def main(argv: list[str]) -> None:
             )
         if TO.value and target.suffix:
             raise InputError(f"--to={TO.value} writes a folder; give OUT no suffix, unlike {target}")
-        if MIX.value is not None and (VERIFY.value or target.suffix == ".py"):
-            raise InputError(
-                "--mix writes weights, which are neither a recipe nor one file's: leave out --verify"
-            )
         if not target.suffix:
             check_empty(target)
-        convert(sources, target)
+        if MIX.value is None:
+            convert(sources[0], target)
+        elif VERIFY.value or target.suffix == ".py":
+            raise InputError(
+                "--mix writes weights of two models, which --verify and a recipe (.py) are not of"
+            )
+        else:
+            first, second = (read_weights(source, ACTIVATION.value) for source in sources)
+            write(target, mixed(first, second, MIX.value), sources[1])
         print(f"wrote {target}")
         if PUSH.value:
             print(f"pushed to {upload(target, PUSH.value)}")
 
 
-def convert(sources: list[Path], target: Path) -> None:
-    first, last = sources[0], sources[-1]
-    if MIX.value is None and first.suffix in (".yaml", ".yml"):
-        write_config(reference.read_yaml(first), target)
-        return
-    read = [read_weights(source, ACTIVATION.value) for source in sources]
-    if target.suffix == ".py":
-        write_config(recipe(read[0], first), target)
-        return
-    weights = read[0] if MIX.value is None else mixed(read[0], read[1], MIX.value)
-    write_weights(target, fold(weights, last) if HEADS.value == "fold" else weights, TO.value)
-    if VERIFY.value:
-        from torch_probe import verify  # imports torch
+def convert(source: Path, target: Path) -> None:
+    if source.suffix in (".yaml", ".yml"):
+        write_config(reference.read_yaml(source), target)
+    elif target.suffix == ".py":
+        write_config(recipe(read_weights(source, ACTIVATION.value), source), target)
+    else:
+        write(target, read_weights(source, ACTIVATION.value), source)
+        if VERIFY.value:
+            from torch_probe import verify  # imports torch
 
-        verify(first, target, ACTIVATION.value, folded=HEADS.value == "fold")
+            verify(source, target, ACTIVATION.value, folded=HEADS.value == "fold")
+
+
+def write(target: Path, weights: Weights, source: Path) -> None:
+    write_weights(target, fold(weights, source) if HEADS.value == "fold" else weights, TO.value)
 
 
 def write_config(config, target: Path) -> None:
