@@ -3,17 +3,12 @@
 The recipe of configs/finetune.py, with teachers that are models, so that nothing has to be computed beforehand.
 """
 
-import importlib.util
-from pathlib import Path
+from cusa_jax.config import with_argument
+from cusa_jax.finetune_recipe import recipe
 
 
 def get_config(argument: str | None = None):
-    # Beside this file, wherever it was installed.
-    place = Path(__file__).with_name("finetune.py")
-    spec = importlib.util.spec_from_file_location("finetune", place)
-    finetune = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(finetune)
-    config = finetune.get_config(argument)
+    config = recipe()
     config.teacher.image = "facebook/dinov2-base"
     config.teacher.text = "sentence-transformers/all-mpnet-base-v2"
-    return config
+    return with_argument(config, argument)

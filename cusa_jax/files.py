@@ -1,10 +1,13 @@
-"""Files that appear whole or not at all, and what stands behind a write that failed."""
+"""Files and folders that appear whole or not at all, and what stands behind a write that failed."""
 
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from cusa_jax.errors import InputError
 
 # What a disk says that takes no more; other errors of a write are the program's own.
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
@@ -19,6 +22,27 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def check_empty(folder: Path) -> None:
+    """Raises InputError where `folder` is there and holds something, or is a file."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder}: is there already, and not an empty folder; name another, or remove it")
+
+
+@contextlib.contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """Yields a new folder to write to; it becomes `folder` at the end, or goes on an error.
+
+    Raises InputError where it holds something already, which would be taken for a part of what is written.
+    """
+    check_empty(folder)
+    place = folder.absolute()
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as beside:
+        fresh = Path(beside) / place.name
+        fresh.mkdir()
+        yield fresh
+        os.replace(fresh, place)
 
 
 def write_refusal(error: BaseException) -> str:

@@ -11,10 +11,10 @@ from cusa_jax import sharding
 from cusa_jax.config import from_values, validate
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.retrieval import Evaluator, ScoredSplit, metrics
+from cusa_jax.evaluation.retrieval import Evaluator, ScoredSplit, intervals, metrics
 from cusa_jax.experiment import Experiment, build
 from cusa_jax.jsonfile import read_json, write_json
-from cusa_jax.runlog import RunLog, read_results
+from cusa_jax.runlog import INTERVALS, RunLog, read_results
 from cusa_jax.train import Stopped, Trained, train
 from cusa_jax.types import Params
 from cusa_jax.weights.formats import load_model
@@ -44,9 +44,10 @@ def finish(trained: Trained, workdir: Path) -> dict[str, float]:
     """Tests, writes results.json, metrics and report, and says where they are. Returns the test metrics."""
     with claimed(workdir, dataclasses.asdict(trained.run.config)):
         scored = _score_test(trained.run, trained.variables)
-        test = metrics(scored, trained.run.splits["test"])
+        split = trained.run.splits["test"]
+        test, sure = metrics(scored, split), intervals(scored, split)
         if is_first():
-            results = {"best_step": trained.step, "val_r_mean": trained.r_mean, "test": test}
+            results = {"best_step": trained.step, "val_r_mean": trained.r_mean, "test": test, INTERVALS: sure}
             if trained.start is not None:
                 results["val_r_mean_start"] = trained.start
             write_json(workdir / RESULTS, results)

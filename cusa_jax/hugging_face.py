@@ -31,7 +31,8 @@ def find_model(source: str | Path) -> Path:
     if not is_id(str(source)):
         raise InputError(f"{source}: no such file or folder")
     folder = download(str(source))
-    return folder if any(folder.rglob("*.safetensors")) else download(str(source), _WANTED + _PICKLED)
+    # Not those of a part in a folder within, such as a dense layer of sentence-transformers.
+    return folder if any(folder.glob("*.safetensors")) else download(str(source), _WANTED + _PICKLED)
 
 
 def is_id(source: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cusa_jax.tensorboard import Board
 from cusa_jax.workdir import RESULTS
 
 METRICS = "metrics.jsonl"
+INTERVALS = "test_intervals"  # key of results.json: {metric: [low, high]}, 95 %, of test metrics
 
 
 class RunLog:
@@ -99,7 +101,7 @@ def read_metrics(workdir: Path, split: str) -> list[dict[str, Any]]:
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
-    """results.json of a finished run, its test metrics under today's keys.
+    """results.json of a finished run, its test metrics under today's keys; INTERVALS is {} of an older one's.
 
     Raises InputError where there is none, or it is not one of this program's.
     """
@@ -107,12 +109,13 @@ def read_results(workdir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; the run is not finished, its train command continues it")
     results = read_json(path)
-    test = results.get("test")
-    if not isinstance(test, dict) or not _are_numbers(test) or not isinstance(results.get("best_step"), int):
+    test, intervals = results.get("test"), results.get(INTERVALS, {})
+    known = _are_intervals(intervals) and isinstance(results.get("best_step"), int)
+    if not isinstance(test, dict) or not _are_numbers(test) or not known:
         raise InputError(
             f"{path}: not the results of a training; remove it, and its train command makes it again"
         )
-    return {**results, "test": vocabulary.current(test)}
+    return {**results, "test": vocabulary.current(test), INTERVALS: intervals}
 
 
 def _keep_until(path: Path, step: int) -> None:
@@ -149,10 +152,18 @@ def _metrics(text: bytes, path: Path, number: int) -> dict[str, Any]:
     return line
 
 
-def _are_numbers(metrics: dict[str, Any]) -> bool:
+def _are_numbers(metrics: Mapping[Any, Any]) -> bool:
     """Whether all values are floats, or whole numbers that a float can hold."""
     return all(
         type(value) is float or (type(value) is int and abs(value) < 2**63) for value in metrics.values()
+    )
+
+
+def _are_intervals(values: Any) -> bool:
+    """Whether it is {metric: [low, high]}."""
+    return isinstance(values, dict) and all(
+        isinstance(ends, list) and len(ends) == 2 and _are_numbers(dict(enumerate(ends)))
+        for ends in values.values()
     )
 
 

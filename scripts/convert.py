@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from cusa_jax.command import errors_in_one_line, script
 from cusa_jax.errors import InputError
+from cusa_jax.files import check_empty
 from cusa_jax.hugging_face import upload
 from cusa_jax.weights import reference
 from cusa_jax.weights.folding import fold
@@ -68,6 +69,8 @@ def main(argv: list[str]) -> None:
             )
         if TO.value and target.suffix:
             raise InputError(f"--to={TO.value} writes a folder; give OUT no suffix, unlike {target}")
+        if not target.suffix:
+            check_empty(target)
         if MIX.value is None:
             convert(sources[0], target)
         elif VERIFY.value or target.suffix == ".py":
@@ -92,7 +95,7 @@ def convert(source: Path, target: Path) -> None:
         if VERIFY.value:
             from torch_probe import verify  # imports torch
 
-            verify(source, target, ACTIVATION.value)
+            verify(source, target, ACTIVATION.value, folded=HEADS.value == "fold")
 
 
 def write(target: Path, weights: Weights, source: Path) -> None:

@@ -21,8 +21,11 @@ TOLERANCE = 1e-4  # of features scaled to a largest entry of 1; float32 rounding
 ROWS = 4
 
 
-def verify(source: Path, target: Path, activation: str) -> None:
-    """Prints the largest difference of the features of a random probe. Raises InputError where it exceeds TOLERANCE."""
+def verify(source: Path, target: Path, activation: str, *, folded: bool = False) -> None:
+    """Prints the largest difference of the features of a random probe. Raises InputError where it exceeds TOLERANCE.
+
+    folded: whether the heads of the source are in the target's towers; else features are those of the towers alone.
+    """
     readable = [path for path in (source, target) if path.suffix in (".pt", ".pth", ".bin")]
     folders = [path for path in (source, target) if (path / "model.safetensors").is_file()]
     if not (readable or folders):
@@ -30,6 +33,8 @@ def verify(source: Path, target: Path, activation: str) -> None:
     theirs = (readable or folders)[0]
     ours = target if theirs == source else source
     weights = read_weights(ours, activation)
+    if weights.family != "clip":
+        raise InputError(f"--verify: PyTorch runs a CLIP's probe, and {source} is a {weights.family}")
     clip = weights.sizes
     rng = np.random.default_rng(0)
     pixels = rng.normal(size=(ROWS, clip.image_size, clip.image_size, 3)).astype(np.float32)
@@ -37,9 +42,10 @@ def verify(source: Path, target: Path, activation: str) -> None:
     tokens[:, clip.context_length // 2 :] = 0
     tokens[:, clip.context_length // 2] = clip.vocab_size - 1  # end of text
 
-    student = families.make(weights.family, clip, Options(heads=()))
+    student = weights.student() if folded else families.make(weights.family, clip, Options(heads=()))
+    variables = weights.variables if folded else weights.towers
     rows: dict[Side, Any] = {"image": pixels, "text": jnp.asarray(tokens, jnp.int32)}
-    jax_features = [student.encode_side(weights.towers, side, rows[side])["cross"] for side in rows]
+    jax_features = [student.encode_side(variables, side, rows[side])["cross"] for side in rows]
     channels_first, token_ids = torch.tensor(pixels.transpose(0, 3, 1, 2)), torch.tensor(tokens)
     with torch.no_grad():
         run = _hugging_face if theirs.is_dir() else _openai

@@ -59,6 +59,18 @@ def test_the_paper_s_batches():
 
 
 @pytest.mark.parametrize(
+    ("name", "argument"), [("own", None), ("own", "model=toy"), ("finetune", "loss=contrastive")]
+)
+def test_our_recipe_starts_from_the_pretrained_model_s_own_figures(name, argument):
+    config = shipped(name, argument)
+    config.data.path = "photos"
+    assert validate(config).model.heads == "residual"
+    assert config.model.name == ("toy" if argument == "model=toy" else "auto")
+    assert config.schedule.warmup_lr == config.schedule.min_lr == 0
+    assert needs_teachers(config) == (name == "own")
+
+
+@pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("model=vit_b_23", r"model='vit_b_23' is none of .* \(did you mean 'vit_b_32'\?\)"),

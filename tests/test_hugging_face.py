@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from cusa_jax.config import default_config, typed
 from cusa_jax.errors import InputError
-from cusa_jax.hugging_face import find_model, is_id
+from cusa_jax.experiment import build_student
+from cusa_jax.hugging_face import find_model, is_id, upload
 from cusa_jax.models.clip_sizes import ClipConfig
 from cusa_jax.weights import torch_file
 from cusa_jax.weights.formats import read_weights, write_weights
@@ -64,6 +66,63 @@ def test_weights_that_are_pickled_are_read_where_there_are_no_others(cache):
     torch_file.write(folder / "pytorch_model.bin", load_file(folder / "model.safetensors"))
     (folder / "model.safetensors").unlink()
     assert number(read_weights("someone/model")) == 3.0
+
+
+def test_a_part_in_a_folder_within_is_no_model(cache):
+    folder = put(cache, "main", 3.0)
+    torch_file.write(folder / "pytorch_model.bin", load_file(folder / "model.safetensors"))
+    (folder / "1_Dense").mkdir()
+    (folder / "model.safetensors").rename(folder / "1_Dense/model.safetensors")
+    assert number(read_weights("someone/model")) == 3.0
+
+
+def test_pickles_are_asked_for_only_where_there_are_no_others(tmp_path, monkeypatch):
+    """What is asked of the library, whose network is a folder here."""
+    asked = []
+
+    def snapshot(name, *, revision, allow_patterns, ignore_patterns):
+        asked.append((name, revision, "*.bin" in allow_patterns, "*.py" in allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("cusa_jax.hugging_face.snapshot_download", snapshot)
+    assert find_model("someone/model@v1") == tmp_path
+    (tmp_path / "model.safetensors").touch()
+    find_model("someone/model")
+    assert asked == [
+        ("someone/model", "v1", False, False),
+        ("someone/model", "v1", True, False),
+        ("someone/model", None, False, False),
+    ]
+
+
+def test_a_training_starts_from_an_id(cache):
+    put(cache, "v1", 2.0)
+    config = default_config()
+    config.init_from, config.model.name, config.model.heads = "someone/model@v1", "auto", "residual"
+    student, variables, _ = build_student(typed(config))
+    assert student.sizes == SIZES
+    assert float(variables["params"]["text"]["projection"][0, 0]) == 2.0
+
+
+def test_a_folder_is_uploaded_whole_or_the_reason_is_told(tmp_path, monkeypatch):
+    done = []
+
+    class Api:
+        def create_repo(self, name, *, exist_ok):
+            if name == "someone/else":
+                raise OSError("403 Forbidden\nmore")
+            done.append(name)
+
+        def upload_folder(self, *, repo_id, folder_path):
+            done.append((repo_id, folder_path))
+
+    monkeypatch.setattr("cusa_jax.hugging_face.HfApi", Api)
+    assert upload(tmp_path, "someone/model") == "https://huggingface.co/someone/model"
+    assert done == ["someone/model", ("someone/model", str(tmp_path))]
+    with pytest.raises(
+        InputError, match=r"--push=someone/else: .* was written, but not uploaded \(403 Forbidden\)"
+    ):
+        upload(tmp_path, "someone/else")
 
 
 def test_a_folder_here_comes_first(cache, tmp_path):

@@ -122,9 +122,11 @@ def test_runs_of_before_are_read_under_todays_keys(tmp_path):
         b"[]",
         b'{"test": {}}',
         b'{"best_step": 1, "test": {"r_mean": "high"}}',
+        b'{"best_step": 1, "test": {}, "test_intervals": {"r_mean": [1.0, "high"]}}',
+        b'{"best_step": 1, "test": {}, "test_intervals": {"r_mean": [1.0]}}',
         b'{"a":' + b"[" * 100_000,
     ],
-    ids=range(6),
+    ids=range(8),
 )
 def test_damaged_results_are_one_line(tmp_path, content):
     (tmp_path / "results.json").write_bytes(content)

@@ -115,6 +115,11 @@ def test_a_run_leaves_metrics_checkpoints_and_results(undisturbed):
     assert (results["best_step"], results["val_r_mean"]) == (best["step"], best["r_mean"])
     assert results["val_r_mean_start"] == validated[0]["r_mean"]
     assert {"i2t_r1", "t2i_r10", "map_at_r", "t2i_exact_r1"} <= results["test"].keys()
+    assert (
+        {"i2t_r1", "t2i_r10", "r_mean", "rsum"} <= results["test_intervals"].keys() <= results["test"].keys()
+    )
+    for name, (low, high) in results["test_intervals"].items():
+        assert low <= results["test"][name] <= high
     assert list((undisturbed / "tensorboard").glob("events*"))
     report = (undisturbed / "report.html").read_text()
     assert f"{results['test']['i2t_r1']:.2f}" in report

@@ -15,7 +15,8 @@ from cusa_jax import embedding
 from cusa_jax.data.prefetch import way_out
 from cusa_jax.data.splits import Split
 from cusa_jax.encoder import Encoder
-from cusa_jax.evaluation.recall import recall
+from cusa_jax.evaluation import bootstrap
+from cusa_jax.evaluation.recall import recall, recall_result
 from cusa_jax.evaluation.relevance import relevance_metrics
 from cusa_jax.evaluation.scores import Scores
 from cusa_jax.models.student import Student, Variables
@@ -82,3 +83,11 @@ def metrics(scored: ScoredSplit, split: Split) -> dict[str, float]:
         result |= relevance_metrics(scored.scores, relevance)
     missing = len(split.table.image_ids) - len(scored.images)
     return result | ({"images_skipped": float(missing)} if missing else {})
+
+
+def intervals(scored: ScoredSplit, split: Split) -> dict[str, tuple[float, float]]:
+    """{metric: (low, high)}, the 95 % intervals of the recalls among `metrics`, by images drawn again."""
+    result = recall_result(scored.scores, scored.caption_image(split))
+    kept = {key: statistic for key, statistic in result.statistics.items() if not key.endswith("_rank")}
+    drawn = bootstrap.intervals(dataclasses.replace(result, statistics=kept))
+    return {key: (interval.low, interval.high) for key, interval in drawn.items()}

@@ -12,7 +12,9 @@ from cusa_jax.weights.hub import Weights
 _TAGS = ("image-text-retrieval", "zero-shot-image-classification", "cusa")
 _CALLS = {
     "transformers": """from transformers import AutoModel, AutoProcessor
-model, processor = AutoModel.from_pretrained("THIS FOLDER"), AutoProcessor.from_pretrained("THIS FOLDER")""",
+model, processor = AutoModel.from_pretrained("THIS FOLDER"), AutoProcessor.from_pretrained("THIS FOLDER")
+given = processor(text=texts, images=images, padding=PADDING, truncation=True, return_tensors="pt")
+compared = model(**given)  # image_embeds, text_embeds: of length 1""",
     "open_clip": """import open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:THIS FOLDER")
 tokenizer = open_clip.get_tokenizer("local-dir:THIS FOLDER")""",
@@ -32,13 +34,19 @@ def write_card(folder: Path, weights: Weights, library: str) -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     ).get_template("model_card.md.j2")
+    inputs = weights.student().inputs.text
+    # Where a text is not cut to its length, the model sees its padding.
+    padding = "True" if inputs.may_cut else '"max_length"'
     text = template.render(
         library=library,
-        call=_CALLS[library],
+        call=_CALLS[library].replace("PADDING", padding),
+        cleaned=inputs.cleaned,
         tags=_TAGS,
         family=weights.family,
         recipe=_recipe(weights),
-        figures={name: float(value) for name, value in sorted(weights.figures.items())},
+        figures={
+            name: (value, weights.intervals.get(name)) for name, value in sorted(weights.figures.items())
+        },
     )
     with written_whole(folder / "README.md") as fresh:
         fresh.write_text(text, encoding="utf8")

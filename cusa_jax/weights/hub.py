@@ -34,7 +34,7 @@ class Weights:
         is the family's own, or not said.
     extras: tensors of the file that our models do not have and that go back into one, by our name for them:
         'logit_scale' of a CLIP.
-    figures: of the test split, where a finished run's folder has them.
+    figures: of the test split, where a finished run's folder has them. intervals: {figure: (low, high)}, 95 %.
     """
 
     family: str
@@ -46,6 +46,7 @@ class Weights:
     tokenizer: str = ""
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def towers(self) -> Params:

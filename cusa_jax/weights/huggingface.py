@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cusa_jax.errors import InputError
+from cusa_jax.files import folder_written_whole
 from cusa_jax.jsonfile import MOST_LAYERS, size, write_json
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import make_sizes
@@ -124,15 +125,15 @@ def _write(folder: Path, weights: Weights) -> None:
         raise InputError(
             f"{folder}: Hugging Face's CLIPModel has vision transformers only; write a .pt instead"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {"logit_scale": own_logit_scale(weights)} | to_torch(weights.towers["params"], key_table(sizes))
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    write_json(folder / metadata.PREPROCESSOR, _preprocessing(sizes))
-    write_tokenizer(folder, sizes)
-    write_card(folder, weights, "transformers")
-    # For sentence-transformers, whose module this is: the folder itself.
-    write_json(folder / "modules.json", [_SENTENCE_TRANSFORMERS])
-    write_json(folder / CONFIG, _config(sizes))  # last: without it a folder is no model
+    with folder_written_whole(folder) as fresh:
+        write_safetensors(fresh / "model.safetensors", tensors, {"format": "pt"})
+        write_json(fresh / CONFIG, _config(sizes))
+        write_json(fresh / metadata.PREPROCESSOR, _preprocessing(sizes))
+        write_tokenizer(fresh, weights)
+        write_card(fresh, weights, "transformers")
+        # For sentence-transformers, whose module this is: the folder itself.
+        write_json(fresh / "modules.json", [_SENTENCE_TRANSFORMERS])
 
 
 FORMAT = Format("Hugging Face's CLIP folder", "clip", _recognises, _read, "", _write)

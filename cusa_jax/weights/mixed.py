@@ -35,6 +35,7 @@ def mixed(first: Weights, second: Weights, weight: float) -> Weights:
         scalars=scalars,
         tokenizer=second.tokenizer or first.tokenizer,
         figures={},
+        intervals={},
     )
 
 

@@ -16,7 +16,7 @@ from cusa_jax.data import tokenizer_file
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.models.families import describe, read_description
 from cusa_jax.models.heads import HEADS as HEAD_KINDS
-from cusa_jax.runlog import read_results
+from cusa_jax.runlog import INTERVALS, read_results
 from cusa_jax.scalars import renamed
 from cusa_jax.types import Params
 from cusa_jax.weights import openai
@@ -120,10 +120,12 @@ def _read_run(source: Source) -> Weights:
     shapes = template(family, sizes, heads, where, head_kind)
     variables = from_torch(tensors, shapes, key_table(shapes), ignored={}, where=where)
     tokenizer = where / tokenizer_file.FILE
+    results = read_results(where) if (where / RESULTS).is_file() else {"test": {}, INTERVALS: {}}
     return Weights(
         *(family, sizes, variables, heads, _scalars(scalars, where), config),
         str(tokenizer) if tokenizer.is_file() else "",
-        figures=read_results(where)["test"] if (where / RESULTS).is_file() else {},
+        figures=results["test"],
+        intervals={name: (low, high) for name, (low, high) in results[INTERVALS].items()},
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cusa_jax.errors import InputError, one_line
+from cusa_jax.files import folder_written_whole
 from cusa_jax.jsonfile import MOST_LAYERS, read_json, size, write_json
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.families import make_sizes
@@ -20,20 +22,43 @@ from cusa_jax.weights.torch_layout import read_folder, write_safetensors
 
 CONFIG = "open_clip_config.json"
 _HONOURED = {
-    "model_cfg": ("embed_dim", "vision_cfg", "text_cfg", "quick_gelu"),
+    "model_cfg": ("embed_dim", "vision_cfg", "text_cfg"),
     "vision_cfg": ("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio"),
     "text_cfg": ("width", "layers", "heads", "context_length", "vocab_size", "mlp_ratio"),
 }
-# Of a plain CLIP; anything else is a part that OpenAI's have not. Keys that are null, false or 0 ask for nothing.
-_ONLY = {"pool_type": ("tok", "argmax"), "custom_text": True}
-_IGNORED = {
-    "patch_dropout": "of open_clip's own training",
-    "init_logit_scale": "where a training begins, which is over",
+# open_clip's own defaults, of keys that mean something when they are false, too; other values are no CLIP of OpenAI's.
+_ONLY: Mapping[str, Mapping[str, tuple]] = {
+    "model_cfg": {"custom_text": (True, False), "quick_gelu": (True, False)},
+    "vision_cfg": {"pool_type": ("tok",), "pos_embed_type": ("learnable",), "block_type": ("default",)},
+    "text_cfg": {"pool_type": ("argmax",), "proj_type": ("linear",), "block_type": ("default",)},
 }
+# Parts that OpenAI's CLIPs have not: null, false or 0 asks for none.
+_BLOCKS = {"ls_init_value", "act_kwargs", "norm_kwargs", "qk_norm", "scaled_cosine_attn", "scale_heads",
+           "scale_attn_inner", "scale_attn", "scale_fc", "final_ln_after_pool", "block_type"}  # fmt: skip
+_ABSENT = {
+    "model_cfg": {"init_logit_bias", "nonscalar_logit_scale", "multimodal_cfg", "custom_text", "quick_gelu"},
+    "vision_cfg": {*_BLOCKS, "attentional_pool", "no_ln_pre", "timm_model_name"},
+    "text_cfg": {*_BLOCKS, "embed_cls", "no_causal_mask", "proj_bias", "hf_model_name", "hf_tokenizer_name",
+                 "tokenizer_mode", "tokenizer_kwargs"},
+}  # fmt: skip
+_PARTS = "of a part that is not there"
+_TRAINING = "of open_clip's own training"
+_IGNORED = {
+    "patch_dropout": _TRAINING, "timm_drop": _TRAINING, "timm_drop_path": _TRAINING,
+    "init_logit_scale": "where a training begins, which is over",
+    "output_tokens": "what is returned beside the embedding", "output_dict": "how it is returned",
+    "attn_pooler_queries": _PARTS, "attn_pooler_heads": _PARTS, "timm_model_pretrained": _PARTS, "timm_pool": _PARTS,
+    "timm_proj": _PARTS, "timm_proj_bias": _PARTS, "hf_model_pretrained": _PARTS, "hf_proj_type": _PARTS,
+    "hf_pooler_type": _PARTS, "pad_id": _PARTS, "bos_id": _PARTS, "eos_id": _PARTS,
+}  # fmt: skip
 
 
 def _recognises(source: Source) -> bool:
-    return (source.path / CONFIG).is_file()
+    """Some folders of the Hub hold both kinds of configuration, and the weights under Hugging Face's names alone."""
+    folder = source.path
+    if not (folder / CONFIG).is_file():
+        return False
+    return any(folder.glob("open_clip_*.[sb]*")) or not (folder / "config.json").is_file()
 
 
 def _read(source: Source) -> Weights:
@@ -84,14 +109,14 @@ def _mlp(section: dict[str, Any], path: Path) -> int:
     return int(size(section, "width", path) * ratio)
 
 
-def _check(name: str, section: dict[str, Any], path: Any) -> None:
+def _check(name: str, section: Mapping[str, Any], path: Path) -> None:
+    only, absent = _ONLY[name], _ABSENT[name]
     for key, value in section.items():
-        only = _ONLY.get(key)
-        plain = value in only if isinstance(only, tuple) else value == only
-        if value and key not in (*_HONOURED[name], *_IGNORED) and not plain:
-            raise InputError(
-                f"{path}: {name}.{key}={value!r}: OpenAI's CLIP, which this is not, is supported"[:300]
-            )
+        if key in _HONOURED[name] or key in _IGNORED or (key in absent and not value):
+            continue
+        if key not in only or value not in only[key]:
+            label = one_line(f"{name}.{key}={value!r}")
+            raise InputError(f"{path}: {label[:160]}: OpenAI's CLIP, which this is not, is supported")
 
 
 def _write(folder: Path, weights: Weights) -> None:
@@ -102,12 +127,12 @@ def _write(folder: Path, weights: Weights) -> None:
         raise InputError(
             f"{folder}: as an open_clip folder vision transformers are written only; write a .pt instead"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {"logit_scale": own_logit_scale(weights)} | to_tensors(weights, weights.towers)
-    write_safetensors(folder / "open_clip_model.safetensors", tensors, {"format": "pt"})
-    write_tokenizer(folder, sizes)
-    write_card(folder, weights, "open_clip")
-    write_json(folder / CONFIG, _config(sizes))  # last: without it a folder is no model
+    with folder_written_whole(folder) as fresh:
+        write_safetensors(fresh / "open_clip_model.safetensors", tensors, {"format": "pt"})
+        write_json(fresh / CONFIG, _config(sizes))
+        write_tokenizer(fresh, weights)
+        write_card(fresh, weights, "open_clip")
 
 
 def _config(sizes: ClipConfig) -> dict[str, Any]:

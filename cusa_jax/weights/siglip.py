@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.data import tokenizer_file
+from cusa_jax.files import folder_written_whole
 from cusa_jax.jsonfile import write_json
 from cusa_jax.models.siglip_sizes import SiglipSizes
 from cusa_jax.weights import metadata, siglip_config
@@ -18,6 +19,7 @@ from cusa_jax.weights.folding import refuse_heads
 from cusa_jax.weights.format import CONFIG, Format, Source, without_wrappers
 from cusa_jax.weights.hub import Weights, template
 from cusa_jax.weights.huggingface import block
+from cusa_jax.weights.huggingface_tokenizer import check_subwords, write_tokenizer
 from cusa_jax.weights.torch_layout import (
     KeyTable,
     Tensors,
@@ -30,6 +32,22 @@ from cusa_jax.weights.torch_layout import (
 IGNORED = {r"(text|vision)_model\.embeddings\.position_ids": "numbers from 0 on, which older files have"}
 # What SigLIP starts with (Zhai et al. 2023): a model that was not trained with its loss is written with these.
 _START = {"tau_sigmoid": 0.1, "bias_sigmoid": -10.0}
+# For sentence-transformers: the folder itself, whose texts are padded to the full length, as the tower sees padding.
+_SENTENCE_TRANSFORMERS = {
+    "idx": 0,
+    "name": "0",
+    "path": "",
+    "type": "sentence_transformers.models.Transformer",
+}
+_SENTENCE_TRANSFORMERS_CALLS = {
+    "transformer_task": "feature-extraction",
+    "processing_kwargs": {"text": {"padding": "max_length"}},
+    "modality_config": {
+        side: {"method": f"get_{side}_features", "method_output_name": "pooler_output"}
+        for side in ("text", "image")
+    },
+    "module_output_name": "sentence_embedding",
+}
 
 
 def key_table(sizes: SiglipSizes) -> KeyTable:
@@ -69,6 +87,7 @@ def _recognises(source: Source) -> bool:
 def _read(source: Source) -> Weights:
     folder = source.path
     sizes = siglip_config.read_sizes(source)
+    check_subwords(folder, sizes.context_length)
     number = jax.ShapeDtypeStruct((1,), jnp.float32)
     shapes = {**template("siglip", sizes, (), folder)["params"], "logit_scale": number, "logit_bias": number}
     params = from_torch(
@@ -91,16 +110,15 @@ def _write(folder: Path, weights: Weights) -> None:
     """
     refuse_heads(weights, folder)
     sizes = weights.sizes
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = to_torch(weights.towers["params"] | from_scalars(weights.scalars), key_table(sizes))
-    write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    if weights.tokenizer:
-        held = tokenizer_file.content(weights.tokenizer)
-        (folder / tokenizer_file.FILE).write_bytes(held)
-        write_json(folder / siglip_config.TOKENIZER, siglip_config.tokenizer(sizes, held))
-    write_card(folder, weights, "transformers")
-    write_json(folder / metadata.PREPROCESSOR, siglip_config.preprocessing(sizes))
-    write_json(folder / CONFIG, siglip_config.config(sizes))  # last: without it a folder is no model
+    with folder_written_whole(folder) as fresh:
+        write_safetensors(fresh / "model.safetensors", tensors, {"format": "pt"})
+        write_json(fresh / CONFIG, siglip_config.config(sizes))
+        write_json(fresh / metadata.PREPROCESSOR, siglip_config.preprocessing(sizes))
+        write_tokenizer(fresh, weights)
+        write_json(fresh / "modules.json", [_SENTENCE_TRANSFORMERS])
+        write_json(fresh / "sentence_bert_config.json", _SENTENCE_TRANSFORMERS_CALLS)
+        write_card(fresh, weights, "transformers")
 
 
 FORMAT = Format("Hugging Face's SigLIP folder", "siglip", _recognises, _read, "", _write)

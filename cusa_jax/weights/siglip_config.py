@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer as Backend
-
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.jsonfile import MOST_LAYERS, read_json, size
 from cusa_jax.models.families import make_sizes
@@ -164,32 +162,6 @@ def _section(kind: str, sizes: SiglipSizes) -> dict[str, Any]:
         "layer_norm_eps": getattr(sizes, f"{kind}_epsilon"),
         "attention_dropout": 0.0,
     }
-
-
-def tokenizer(sizes: SiglipSizes, held: bytes) -> dict[str, Any]:
-    """tokenizer_config.json beside a tokenizer.json. held: the bytes of that."""
-    try:
-        pad = Backend.from_buffer(held).id_to_token(sizes.pad_id)
-    except Exception:  # a vocabulary of words, which the library does not read; it raises bare Exception
-        pad = None
-    said: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "processor_class": "SiglipProcessor",
-        "model_max_length": sizes.context_length,
-        "model_input_names": ["input_ids"],
-        "padding_side": "right",
-    }
-    if pad is None:
-        return said
-    token = {
-        "content": pad,
-        "special": True,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "single_word": False,
-    }
-    return said | {"pad_token": pad, "added_tokens_decoder": {str(sizes.pad_id): token}}
 
 
 def preprocessing(sizes: SiglipSizes) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Both towers as programs, StableHLO with the weights within, which `jax.export` loads without this project.
 
 A folder: image.stablehlo takes uint8 [b, S, S, 3], text.stablehlo int32 [b, L] of the model's tokenizer;
-both give embeddings float32 [b, E] of length 1, for any b. description.json says S, L, E and how pixels are made.
+both give embeddings float32 [b, E] of length 1, for any b. description.json says S, L, E and how pixels are made; the
+tokenizer lies beside them, as transformers reads it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import jax.numpy as jnp
 from jax import export
 
 from cusa_jax.errors import InputError
-from cusa_jax.files import written_whole
-from cusa_jax.inputs import Pixels
+from cusa_jax.files import folder_written_whole
+from cusa_jax.inputs import Pixels, Text
 from cusa_jax.jsonfile import write_json
 from cusa_jax.models.student import Embeds, Side
 from cusa_jax.weights.format import Format, Source
 from cusa_jax.weights.hub import Weights
+from cusa_jax.weights.huggingface_tokenizer import write_tokenizer
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -36,21 +38,30 @@ def _write(folder: Path, weights: Weights) -> None:
         raise InputError(
             f"{folder}: a {weights.family} has no towers that embed a picture and a text by themselves"
         )
+    with folder_written_whole(folder) as fresh:
+        for side, rows in _rows(pixels, text).items():
+            encode = jax.jit(_embedding(student, weights.variables, side))
+            program = export.export(encode, platforms=PLATFORMS)(rows)
+            (fresh / f"{side}.stablehlo").write_bytes(program.serialize())
+            width = program.out_avals[0].shape[-1]
+        said = {
+            "family": weights.family,
+            "platforms": PLATFORMS,
+            "embedding": width,
+            "image": dataclasses.asdict(pixels),
+            "text": {"length": text.length, "pad_id": text.pad_id},
+        }
+        write_json(fresh / "description.json", said)
+        write_tokenizer(fresh, weights)
+
+
+def _rows(pixels: Pixels, text: Text) -> dict[Side, jax.ShapeDtypeStruct]:
+    """What each program takes, of any number of rows."""
     batch = export.symbolic_shape("b")[0]
-    rows: dict[Side, jax.ShapeDtypeStruct] = {
+    return {
         "image": jax.ShapeDtypeStruct((batch, *pixels.shape), jnp.uint8),
         "text": jax.ShapeDtypeStruct((batch, text.length), jnp.int32),
     }
-    programs = {
-        side: export.export(jax.jit(_embedding(student, weights.variables, side)), platforms=PLATFORMS)(given)
-        for side, given in rows.items()
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for side, program in programs.items():
-        with written_whole(folder / f"{side}.stablehlo") as fresh:
-            fresh.write_bytes(program.serialize())
-    said = {"image": dataclasses.asdict(pixels), "text": {"length": text.length, "pad_id": text.pad_id}}
-    write_json(folder / "description.json", {"family": weights.family, "platforms": PLATFORMS, **said})
 
 
 def _embedding(student: Embeds, variables: Any, side: Side) -> Any:

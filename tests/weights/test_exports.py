@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import transformers
 from safetensors.numpy import load_file
 
 from cusa_jax.config import default_config
@@ -56,13 +57,26 @@ def test_open_clip_finds_its_own_names(tmp_path, weights):
 def test_the_model_card_says_what_is_known_and_no_paths(tmp_path, weights):
     config = default_config()
     config.init_from, config.data.path = "openai/clip-vit-base-patch32", "/home/somebody/photos"
-    trained = Weights("clip", SIZES, weights.variables, config=config, figures={"i2t_r1": 43.21})
+    trained = Weights(
+        "clip",
+        SIZES,
+        weights.variables,
+        config=config,
+        figures={"i2t_r1": 43.21},
+        intervals={"i2t_r1": (40.0, 46.5)},
+    )
     write_weights(tmp_path / "hf", trained)
     card = (tmp_path / "hf/README.md").read_text()
     assert card.startswith("---\n# license:")
-    for said in ("| i2t_r1 | 43.21 |", "| start | openai/clip-vit-base-patch32 |", "| captions | photos |"):
+    for said in (
+        "| i2t_r1 | 43.21 | 40.00 to 46.50 |",
+        "| start | openai/clip-vit-base-patch32 |",
+        "| captions | photos |",
+    ):
         assert said in card
     assert "somebody" not in card
+    assert "padding=True" in card
+    assert "Captions were cleaned" in card
 
 
 def test_programs_are_loaded_back_and_equal(tmp_path, weights):
@@ -142,6 +156,70 @@ def test_another_vocabulary_of_the_same_size_is_refused(folder):
     (folder / "vocab.json").write_text(json.dumps(swapped))
     with pytest.raises(InputError, match=r"vocab\.json: another vocabulary than CLIP's"):
         read_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("tokenizer_config.json", {"added_tokens_decoder": {"49408": {"content": "<photo>"}}}),
+     ("tokenizer_config.json", {"added_tokens_decoder": {"320": {"content": "<|startoftext|>"}}}),
+     ("added_tokens.json", {"<photo>": 49408})],
+)  # fmt: skip
+def test_tokens_that_a_folder_adds_are_refused(folder, name, said):
+    (folder / name).write_text(json.dumps(said))
+    with pytest.raises(InputError, match=rf"{name}: adds the token '<"):
+        read_weights(folder)
+
+
+def test_other_merges_are_refused(folder):
+    lines = (folder / "merges.txt").read_text(encoding="utf8").split("\n")
+    lines[1], lines[2] = lines[2], lines[1]
+    (folder / "merges.txt").write_text("\n".join(lines), encoding="utf8")
+    with pytest.raises(InputError, match=r"merges\.txt: other merges than CLIP's"):
+        read_weights(folder)
+
+
+def test_a_tokenizer_json_gives_clip_s_ids_or_is_refused(folder):
+    """As the library itself writes it, and with its normaliser, post-processor or vocabulary changed."""
+    transformers.CLIPTokenizerFast.from_pretrained(folder).backend_tokenizer.save(
+        str(folder / "tokenizer.json")
+    )
+    assert read_weights(folder).sizes == SIZES
+    said = json.loads((folder / "tokenizer.json").read_text(encoding="utf8"))
+    words = said["model"]["vocab"]
+    others = (
+        {"normalizer": None},
+        {"post_processor": None},
+        {
+            "model": said["model"]
+            | {"vocab": words | {"dog</w>": words["cat</w>"], "cat</w>": words["dog</w>"]}}
+        },
+        {"model": 3},
+    )
+    for change, told in zip(
+        others, ("splits", "splits", "another vocabulary", "not a readable"), strict=True
+    ):
+        (folder / "tokenizer.json").write_text(json.dumps(said | change), encoding="utf8")
+        with pytest.raises(InputError, match=rf"tokenizer\.json: {told}"):
+            read_weights(folder)
+
+
+def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path, weights):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    for kind in ("", "open_clip", "stablehlo"):
+        with pytest.raises(InputError, match="out: is there already, and not an empty folder"):
+            write_weights(tmp_path / "out", weights, kind)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "notes.txt"]
+
+
+def test_a_folder_that_cannot_be_finished_leaves_nothing(tmp_path, weights, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cusa_jax.weights.huggingface.write_card", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_weights(tmp_path / "out", weights)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unknown_parts_of_an_open_clip_folder_are_refused_by_name(tmp_path, weights):

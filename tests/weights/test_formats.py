@@ -379,12 +379,48 @@ def test_open_clips_pixels_are_honoured_or_refused_by_name(tmp_path):
             read(**{key: value})
 
 
-def test_parts_of_open_clip_that_no_clip_has_are_named(tmp_path):
-    folder = open_clip_folder(
-        tmp_path / "a", vision_cfg=OPEN_CLIP["model_cfg"]["vision_cfg"] | {"timm_model_name": "x"}
-    )
-    with pytest.raises(InputError, match=r"vision_cfg\.timm_model_name='x'"):
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("vision_cfg", "timm_model_name", "x"), ("vision_cfg", "pool_type", "argmax"), ("text_cfg", "pool_type", "tok"),
+     ("text_cfg", "proj_type", "none"), ("text_cfg", "proj_type", None),
+     ("text_cfg", "tokenizer_kwargs", {"clean": "lower"}),
+     ("vision_cfg", "future", False), ("vision_cfg", "norm_kwargs", {"eps": 1e-6})],
+)  # fmt: skip
+def test_parts_of_open_clip_that_no_clip_has_are_named(tmp_path, section, key, value):
+    folder = open_clip_folder(tmp_path / "a", **{section: OPEN_CLIP["model_cfg"][section] | {key: value}})
+    with pytest.raises(InputError, match=rf"{section}\.{key}="):
         read_weights(folder)
+
+
+def test_open_clips_own_defaults_are_read(tmp_path):
+    """All that its version 3.3 has in its sections."""
+    both = {
+        "ls_init_value": None,
+        "block_type": None,
+        "qk_norm": False,
+        "scale_fc": False,
+        "output_tokens": False,
+    }
+    vision = both | {
+        "pool_type": "tok",
+        "pos_embed_type": "learnable",
+        "patch_dropout": 0.5,
+        "timm_proj": "linear",
+    }
+    text = both | {"pool_type": "argmax", "proj_type": "linear", "proj_bias": False, "eos_id": 2, "pad_id": 0}
+    said = {
+        section: OPEN_CLIP["model_cfg"][section] | values
+        for section, values in (("vision_cfg", vision), ("text_cfg", text))
+    }
+    read = read_weights(open_clip_folder(tmp_path / "a", **said, custom_text=False)).sizes
+    assert read == read_weights(open_clip_folder(tmp_path / "b")).sizes
+
+
+def test_a_folder_of_both_kinds_is_read_by_the_weights_that_it_holds(tmp_path):
+    bare = without_heads(weights())
+    write_weights(tmp_path / "both", bare)
+    (tmp_path / "both/open_clip_config.json").write_text(json.dumps(OPEN_CLIP))
+    assert_same_params(read_weights(tmp_path / "both").variables["params"], bare.variables["params"])
 
 
 def test_the_activation_is_never_guessed(tmp_path):

@@ -242,6 +242,48 @@ def test_the_padding_token_is_the_tokenizers(tokenizer, pad_id, folder):
     assert read_weights(folder).sizes.pad_id == pad_id
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"do_lower_case": False}, "do_lower_case=False: texts are tokenised in lower case"),
+        ({"padding_side": "left"}, "padding_side='left': texts are tokenised"),
+        ({"model_max_length": 4}, "model_max_length=4: texts are tokenised"),
+        ({"auto_map": {"AutoTokenizer": "x.Y"}}, "auto_map="),
+        ({"add_eos_token": True, "eos_token": "dog"}, "add_eos_token=True, unlike tokenizer.json"),
+        (
+            {"add_bos_token": False, "bos_token": {"content": "a"}},
+            "add_bos_token=False, unlike tokenizer.json",
+        ),
+    ],
+)
+def test_a_tokenizer_that_does_something_else_is_refused(settings, told, folder):
+    Tokenizer(WordLevel({"a": 0, "dog": 1, "?": 2}, unk_token="?")).save(str(folder / "tokenizer.json"))
+    write(folder, tokenizer_config=settings)
+    with pytest.raises(InputError, match=rf"tokenizer_config\.json: {told}"):
+        read_weights(folder)
+
+
+def test_released_tokenizer_settings_are_read(folder):
+    """The keys of google/siglip-base-patch16-224 and google/siglip2-base-patch16-224."""
+    common = {
+        "clean_up_tokenization_spaces": True,
+        "processor_class": "SiglipProcessor",
+        "sp_model_kwargs": {},
+    }
+    for own in (
+        {"do_lower_case": True, "model_max_length": 64, "tokenizer_class": "SiglipTokenizer",
+         "additional_special_tokens": [], "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>",
+         "model_input_names": ["input_ids"], "added_tokens_decoder": {"1": {"content": "</s>"}}},
+        {"add_bos_token": False, "add_eos_token": True, "bos_token": "<bos>", "eos_token": "<eos>",
+         "pad_token": "<pad>",
+         "model_max_length": 10**30, "padding_side": "right", "spaces_between_special_tokens": False,
+         "tokenizer_class": "GemmaTokenizer", "use_default_system_prompt": False, "unk_token": "<unk>",
+         "added_tokens_decoder": {"0": {"content": "<pad>"}}},
+    ):  # fmt: skip
+        write(folder, tokenizer_config=common | own)
+        read_weights(folder)
+
+
 def test_tensors_that_do_not_fit_are_all_named(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors["logit_bias"], tensors["vision_model.head.probe"]
