@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -22,10 +22,12 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from cusa_jax.data.prefetch import OnBadImage, decode_all, threads_per_worker
-from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Pixels
 from cusa_jax.jsonfile import read_json, write_json
+
+if TYPE_CHECKING:
+    from cusa_jax.data.splits import Split
 
 SHARD_BYTES = 256 * 2**20  # of pixels; what a kill can cost
 _NAME, _VERSION = "captioned_images", "1.0.0"

@@ -13,6 +13,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import SiglipConfig
 from transformers.models.siglip.image_processing_siglip import SiglipImageProcessor
 
+from cusa_jax import experiment
+from cusa_jax.config import default_config, validate
 from cusa_jax.data.tokenize import tokenizer
 from cusa_jax.errors import InputError
 from cusa_jax.models.siglip_sizes import PRESETS
@@ -254,3 +256,29 @@ def test_tensors_that_do_not_fit_are_all_named(folder):
     assert "vision_model.head.probe" in message
     assert "1 unexpected: text_model.extra" in message
     assert "q_proj.weight (float32 (3, 3) for float (32, 32))" in message
+
+
+def test_a_training_starts_from_a_folder_with_its_tokenizer_and_scalars(folder, tmp_path):
+    """Everything that a run is built of; its first batch holds what the tokenizer makes of the cleaned captions."""
+    backend = Tokenizer(WordLevel({"?": 0, "<pad>": 1, "a": 2, "red": 3, "circle": 4}, unk_token="?"))
+    backend.pre_tokenizer = Whitespace()
+    backend.save(str(folder / "tokenizer.json"))
+    config = default_config()
+    settings = {
+        "init_from": str(folder), "model.name": "auto", "model.heads": "none", "loss.sigmoid.weight": 1.0,
+        "loss.contrastive.weight": 0.0, "loss.csa.weight": 0.0, "loss.usa.weight": 0.0, "batch_size": 16,
+        "loss.negatives": "global", "data.path": str(tmp_path / "world"), "data.world.train": 16,
+        "data.world.val": 4, "data.world.test": 4,
+    }  # fmt: skip
+    config.update_from_flattened_dict(settings)
+    run = experiment.build(validate(config))
+    batch = next(run.batches)
+    run.batches.close()
+    stored = read_weights(folder)
+    assert run.recipe.student.inputs.text.tokenizer == str(folder)
+    for caption, row in zip(batch.caption_index, batch.tokens, strict=True):
+        ids = backend.encode(run.splits["train"].captions[caption]).ids[: len(row)]
+        assert row.tolist() == ids + [stored.sizes.pad_id] * (len(row) - len(ids))
+    start = run.initial_state().params["scalars"]
+    for name, value in stored.scalars.items():
+        assert float(start[name]) == float(value)
