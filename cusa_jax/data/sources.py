@@ -81,6 +81,13 @@ class ImageFiles:
         return open_image(self.paths[image], self.as_shown)
 
 
+def selected(source: ImageSource, numbers: np.ndarray) -> ImageSource:
+    """Some images of a source; of files, files again."""
+    if isinstance(source, ImageFiles):
+        return dataclasses.replace(source, paths=[source.paths[number] for number in numbers])
+    return SelectedImages(source, numbers)
+
+
 def as_pixels(picture: Image.Image, name: object, specs: Sequence[ImageInputs]) -> list[np.ndarray]:
     """A picture as each of `specs`. Raises InputError, naming it, for a model that takes no pixels."""
     if not all(isinstance(spec, Pixels) for spec in specs):

@@ -69,7 +69,9 @@ def test_text_teacher_for_images_and_the_reverse(tmp_path):
     with pytest.raises(InputError, match="image teachers are unicom, vit"):
         load_image(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "unicom"}')
-    with pytest.raises(InputError, match="text teachers are bert, roberta, xlm-roberta, mpnet, albert, distilbert"):
+    with pytest.raises(
+        InputError, match="text teachers are bert, roberta, xlm-roberta, mpnet, albert, distilbert"
+    ):
         load_text(tmp_path)
 
 

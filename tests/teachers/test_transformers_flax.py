@@ -1,4 +1,4 @@
-"""Teachers from folders in the layout of Hugging Face, on modules of ours and of transformers, against its Flax models."""
+"""Teachers from folders in the layout of Hugging Face, on our modules and on transformers, against its Flax models."""
 
 import json
 import logging
@@ -143,7 +143,8 @@ def test_layer_norms_under_tensorflow_s_names(bert):
     old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
     for new, name in old.items():
         tensors = {
-            key.removesuffix(new) + name if key.endswith(new) else key: tensor for key, tensor in tensors.items()
+            key.removesuffix(new) + name if key.endswith(new) else key: tensor
+            for key, tensor in tensors.items()
         }
     save_file(tensors, bert / "model.safetensors")
     jax.tree.map(np.testing.assert_array_equal, load_text(bert)[1], before)
@@ -185,7 +186,7 @@ def test_what_transformers_cannot_build_or_lacks(distilbert, monkeypatch):
     tensors = load_file(folder / "model.safetensors")
     words = tensors.pop("embeddings.word_embeddings.weight")
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(InputError, match="1 missing: embeddings/word_embeddings/embedding$"):
+    with pytest.raises(InputError, match=r"1 missing: embeddings/word_embeddings/embedding$"):
         load_text(folder)
     save_file(
         tensors | {"embeddings.word_embeddings.weight": words[:-1].copy()}, folder / "model.safetensors"
@@ -239,7 +240,8 @@ def test_a_padding_token_that_is_none_is_named(bert, pad):
     raw = json.loads((bert / "config.json").read_text())
     (bert / "config.json").write_text(json.dumps(raw | {"pad_token_id": pad}))
     with pytest.raises(
-        InputError, match=r"config\.json: pad_token_id = .* is not (one of the 20 tokens|a whole number from 0)"
+        InputError,
+        match=r"config\.json: pad_token_id = .* is not (one of the 20 tokens|a whole number from 0)",
     ):
         load_text(bert)
 
@@ -248,7 +250,9 @@ def test_a_padding_token_that_is_none_is_named(bert, pad):
 def test_more_layers_than_weights_are_refused_before_they_are_built(bert, layers):
     raw = json.loads((bert / "config.json").read_text())
     (bert / "config.json").write_text(json.dumps(raw | {"num_hidden_layers": layers}))
-    with pytest.raises(InputError, match=rf"num_hidden_layers = {layers} is not a whole number from 1 to 1024"):
+    with pytest.raises(
+        InputError, match=rf"num_hidden_layers = {layers} is not a whole number from 1 to 1024"
+    ):
         load_text(bert)
 
 
