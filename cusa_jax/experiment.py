@@ -76,7 +76,7 @@ def build(config: Config) -> Experiment:
         )
     teachers, teacher_params = load_teachers(config, train, mesh)
     learning_rates = optim.learning_rates(config.optim, config.schedule, steps_per_epoch)
-    recipe = make_recipe(config, student, teachers, learning_rates, mesh)
+    recipe = make_recipe(config, student, teachers, learning_rates, mesh, steps_per_epoch)
     fresh_state = functools.partial(step.init_state, recipe, jax.device_get(variables), values)
     return Experiment(
         config=config,
@@ -117,7 +117,12 @@ def check_batch(config: Config, mesh: Mesh) -> None:
 
 
 def make_recipe(
-    config: Config, student: Student, teachers: Teachers | None, learning_rates: np.ndarray, mesh: Mesh
+    config: Config,
+    student: Student,
+    teachers: Teachers | None,
+    learning_rates: np.ndarray,
+    mesh: Mesh,
+    steps_per_epoch: int = 1,
 ) -> Recipe:
     """What a step of `config` is specialised to. learning_rates: float64 [steps], one for each."""
     _check_student(config, student)
@@ -126,6 +131,7 @@ def make_recipe(
         config.loss,
         config.optim,
         learning_rates,
+        steps_per_epoch,
         groups=config.batch_size // config.loss.local_batch if config.loss.negatives == "local" else 1,
         teachers=teachers,
         micro_batches=config.accumulate,

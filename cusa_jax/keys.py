@@ -95,7 +95,11 @@ class Optim:
     eps: float = number(1e-8, "AdamW: added to the root of the second moment", low=0)
     weight_decay: float = number(1e-4, "of all but vectors", low=0)
     clip_norm: float = number(0.0, "largest norm of the gradient; 0 does not clip", low=0)
-    rules: str = string("", "'PATTERN lr=… decay=… train=…; …' by parameter path, first match wins")
+    rules: str = string("", "'PATTERN lr=… decay=… train=… after=EPOCHS; …' by path, first match wins")
+    layer_decay: float = number(1.0, "of the learning rate, from each block to the one below", low=0, high=1)
+    ema: float = number(0.0, "above 0: a moving average with this decay is evaluated, saved", low=0, below=1)
+    lora_rank: int = number(0, "above 0: LoRA of this rank instead of the towers' own weights", low=0)
+    lora_scale: float = number(1.0, "factor of what LoRA adds: its alpha / rank", low=0)
     freeze: str = string("", "parts that are not trained, such as 'image' or 'image,text'")
 
 
@@ -105,6 +109,7 @@ class Schedule:
     min_lr: float = number(1e-6, "where the cosine ends", low=0)
     warmup_epochs: float = number(0.0, "of a linear rise before it", low=0)
     warmup_lr: float = number(1e-6, "where the rise begins", low=0)
+    patience: int = number(0, "above 0: stop after so many epochs of no better validation", low=0)
     every: str = choice("epoch", "when the learning rate moves", ("epoch", "step"))
 
 

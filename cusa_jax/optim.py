@@ -20,7 +20,9 @@ import numpy as np
 import optax
 from flax import traverse_util
 
+from cusa_jax import average
 from cusa_jax.errors import InputError
+from cusa_jax.layer_decay import factors
 from cusa_jax.scalars import Scalar
 from cusa_jax.settings import nearest
 from cusa_jax.types import Params
@@ -36,30 +38,34 @@ class Rule:
 
     Paths are as in 'image/transformer/block_0/attn/in_proj/kernel' or 'scalars/tau_csa'.
     lr: factor of the learning rate. decay: weight decay; None is the optimiser's. train: False leaves them alone.
+    after: epochs in which they are left alone first.
     """
 
     pattern: str
     lr: float = 1.0
     decay: float | None = None
     train: bool = True
+    after: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Treatment:
-    """What the rules come to for one parameter."""
+    """What the rules come to for one parameter. start: the steps of the run that it is left alone."""
 
     lr: float
     decay: float
     train: bool
+    start: int = 0
 
 
 Treatments = Mapping[LeafPath, Treatment]
 
 
 def read_rules(rules: str, freeze: str = "") -> tuple[Rule, ...]:
-    """The rules of `config.optim.rules`, 'PATTERN lr=0.1 decay=0 train=false; …', before them those of `freeze`.
+    """The rules of `config.optim.rules`, 'PATTERN lr=0.1 decay=0 after=2; …', before them those of `freeze`.
 
-    freeze: parts of the model that are not trained, 'image,text'. Raises InputError for what is no rule.
+    freeze: parts of the model that are not trained, 'image,text'; what LoRA adds to one is called 'lora/image'.
+    Raises InputError for what is no rule.
     """
     parts = [part.strip() for part in freeze.split(",") if part.strip()]
     frozen = [Rule(f"{re.escape(part)}(/.*)?", train=False) for part in parts]
@@ -67,15 +73,22 @@ def read_rules(rules: str, freeze: str = "") -> tuple[Rule, ...]:
 
 
 def treatments(
-    params: Params, rules: Sequence[Rule], scalars: Mapping[str, Scalar], weight_decay: float
+    params: Params,
+    rules: Sequence[Rule],
+    scalars: Mapping[str, Scalar],
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    steps_per_epoch: int = 1,
 ) -> dict[LeafPath, Treatment]:
-    """How each leaf of {'model': …, 'scalars': …} is trained. params: anything with shapes.
+    """How each leaf of {'model': …, 'scalars': …, 'lora': …} is trained. params: anything with shapes.
 
+    layer_decay: factor of the rate from each layer of a tower to the one below (`layer_decay.factors`).
     A scalar that its term does not train is not trained, whatever the rules say.
     Raises InputError for a rule that matches nothing, and where nothing is left to train.
     """
     leaves = traverse_util.flatten_dict(params)
     unused = set(rules)
+    by_layer = factors([_name(path) for path in leaves], layer_decay)
     treated = {}
     for path, leaf in leaves.items():
         name = _name(path)
@@ -83,7 +96,8 @@ def treatments(
         unused -= {other for other in unused if re.fullmatch(other.pattern, name)}
         decay = rule.decay if rule.decay is not None else weight_decay * (len(leaf.shape) != 1)
         frozen_scalar = path[0] == SCALARS and not scalars[path[1]].trainable
-        treated[path] = Treatment(rule.lr, decay, rule.train and not frozen_scalar)
+        start = round(rule.after * steps_per_epoch)
+        treated[path] = Treatment(rule.lr * by_layer[name], decay, rule.train and not frozen_scalar, start)
     if unused:
         pattern = next(rule.pattern for rule in rules if rule in unused)
         parts = dict.fromkeys(_name(path).partition("/")[0] for path in leaves)
@@ -96,13 +110,21 @@ def treatments(
     return treated
 
 
-def stop_frozen(params: Params, treated: Treatments) -> Params:
-    """The same parameters, without gradient where they are not trained: no backward pass is computed for those."""
+def stop_frozen(params: Params, treated: Treatments, step: jax.Array) -> Params:
+    """The same parameters, without gradient where they are not trained: no backward pass is computed for those.
+
+    step: int32 [], those taken so far; a gradient is zero before its parameter's start.
+    """
+
+    def one(path: LeafPath, leaf: jax.Array) -> jax.Array:
+        if not treated[path].train:
+            return jax.lax.stop_gradient(leaf)
+        if not treated[path].start:
+            return leaf
+        return jnp.where(step >= treated[path].start, leaf, jax.lax.stop_gradient(leaf))
+
     return traverse_util.unflatten_dict(
-        {
-            path: leaf if treated[path].train else jax.lax.stop_gradient(leaf)
-            for path, leaf in traverse_util.flatten_dict(params).items()
-        }
+        {path: one(path, leaf) for path, leaf in traverse_util.flatten_dict(params).items()}
     )
 
 
@@ -111,6 +133,9 @@ def optimizer(config: Any, learning_rates: np.ndarray, treated: Treatments) -> o
     steps = [_adamw(config, learning_rates, treated)]
     if config.clip_norm:
         steps.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    if config.ema:
+        # It sees the finished update, so that it comes last.
+        steps.append(average.of_parameters(config.ema, lambda path: treated[path].train))
     return optax.chain(*steps)
 
 
@@ -137,9 +162,7 @@ def _adamw(config: Any, learning_rates: np.ndarray, treated: Treatments) -> opta
         return AdamState(jnp.zeros((), jnp.int32), moments, jax.tree.map(jnp.zeros_like, moments))
 
     def update(gradients: Params, state: AdamState, params: Params | None = None) -> tuple[Params, AdamState]:
-        rate, mean_correction, square_correction = (
-            table[jnp.minimum(state.steps, len(table) - 1)] for table in tables
-        )
+        rate = tables[0][jnp.minimum(state.steps, len(learning_rates) - 1)]
         gradient, value = _trained(gradients), traverse_util.flatten_dict(params)
         mean, square = map(traverse_util.flatten_dict, (state.mean, state.square))
         mean = {path: config.b1 * m + (1 - config.b1) * gradient[path] for path, m in mean.items()}
@@ -148,10 +171,15 @@ def _adamw(config: Any, learning_rates: np.ndarray, treated: Treatments) -> opta
         def step(path: LeafPath) -> jax.Array:
             if not treated[path].train:
                 return jnp.zeros_like(value[path])
+            # Moments count from the parameter's own first gradient, as torch.optim's do.
+            own = jnp.clip(state.steps - treated[path].start, 0, len(learning_rates) - 1)
+            mean_correction, square_correction = (table[own] for table in tables[1:])
             scaled = mean[path] / mean_correction
             scaled /= jnp.sqrt(square[path] / square_correction) + config.eps
-            change = scaled + treated[path].decay * value[path]
-            return (-rate * treated[path].lr * change).astype(value[path].dtype)
+            change = -rate * treated[path].lr * (scaled + treated[path].decay * value[path])
+            if treated[path].start:
+                change = jnp.where(state.steps >= treated[path].start, change, 0)
+            return change.astype(value[path].dtype)
 
         updates = traverse_util.unflatten_dict({path: step(path) for path in value})
         moments = map(traverse_util.unflatten_dict, (mean, square))
@@ -205,10 +233,11 @@ def _read_rule(line: str) -> Rule:
     for setting in settings:
         key, _, value = setting.partition("=")
         try:
-            values[key] = {"lr": _factor, "decay": _factor, "train": _switch}[key](value)
+            values[key] = {"lr": _factor, "decay": _factor, "train": _switch, "after": _factor}[key](value)
         except (KeyError, ValueError):
             raise InputError(
-                f"config.optim.rules: '{setting}' is none of lr=NUMBER, decay=NUMBER and train=true|false, in '{line}'"
+                f"config.optim.rules: '{setting}' is none of lr=NUMBER, decay=NUMBER, train=true|false and "
+                f"after=EPOCHS, in '{line}'"
             ) from None
     try:
         re.compile(pattern)
@@ -229,5 +258,5 @@ def _switch(text: str) -> bool:
 
 
 def _name(path: LeafPath) -> str:
-    """'image/ln_pre/scale' of ('model', 'image', 'ln_pre', 'scale'); scalars keep their first part."""
-    return "/".join(path if path[0] == SCALARS else path[1:])
+    """'image/ln_pre/scale' of ('model', 'image', 'ln_pre', 'scale'); scalars and LoRA keep their first part."""
+    return "/".join(path[1:] if path[0] == "model" else path)

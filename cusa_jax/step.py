@@ -11,8 +11,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cusa_jax import objective, optim, scalars, similarity
+from cusa_jax import lora, objective, optim, scalars, similarity
 from cusa_jax.accumulate import in_micro_batches
+from cusa_jax.average import averaged
 from cusa_jax.losses.term import Compared
 from cusa_jax.models.student import Embeds, Encoded, ModelState, Side, Student, Variables
 from cusa_jax.scalars import Scalar
@@ -28,6 +29,7 @@ class Recipe:
     negatives per batch; 1 is global negatives. teachers: None trains on terms without soft labels.
     micro_batches: parts in which a batch is encoded, one after another. mesh: the devices its rows are split over;
     only tiled losses and micro-batches ask for it, and None is one device. seed: of dropout and the like.
+    lora_rank, lora_scale: of `config.optim`; a rank above 0 makes params['lora'].
     """
 
     student: Student
@@ -40,6 +42,8 @@ class Recipe:
     micro_batches: int = 1
     mesh: Mesh | None = None
     seed: int = 0
+    lora_rank: int = 0
+    lora_scale: float = 1.0
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -49,11 +53,16 @@ class Recipe:
 
 
 def make_recipe(
-    student: Student, loss: Any, settings: Any, learning_rates: np.ndarray, **rest: Any
+    student: Student,
+    loss: Any,
+    settings: Any,
+    learning_rates: np.ndarray,
+    steps_per_epoch: int = 1,
+    **rest: Any,
 ) -> Recipe:
     """The recipe of a student and `config.loss` under AdamW. settings: `config.optim`. rest: further fields.
 
-    learning_rates: float64 [steps], one for each.
+    learning_rates: float64 [steps], one for each. Under LoRA the towers are trained only as far as rules say so.
     """
     specifications = scalars.specifications(loss)
     shapes = {
@@ -61,8 +70,15 @@ def make_recipe(
         optim.SCALARS: {name: jax.ShapeDtypeStruct((), np.float32) for name in specifications},
     }
     rules = optim.read_rules(settings.rules, settings.freeze)
-    treatments = optim.treatments(shapes, rules, specifications, settings.weight_decay)
+    if rank := settings.lora_rank:
+        make = functools.partial(lora.init, pattern=lora.PROJECTIONS, rank=rank, key=jax.random.key(0))
+        shapes["lora"] = jax.eval_shape(lambda: make(shapes["model"]))
+        rules += (optim.Rule("(image|text)/.*", train=False),)
+    treatments = optim.treatments(
+        shapes, rules, specifications, settings.weight_decay, settings.layer_decay, steps_per_epoch
+    )
     optimizer = optim.optimizer(settings, learning_rates, treatments)
+    rest |= {"lora_rank": rank, "lora_scale": settings.lora_scale}
     return Recipe(student, specifications, treatments, optimizer, loss, **rest)
 
 
@@ -74,13 +90,13 @@ def train_step(
     teacher_params: {'image': …, 'text': …}, frozen; None without teachers. batch: rows over all devices.
     """
     clamped = scalars.clamp(state.params["scalars"], recipe.scalars)
-    params = {"model": state.params["model"], "scalars": clamped}
+    params = {**state.params, "scalars": clamped}
     teacher = frozen_features(teacher_params, batch, recipe)
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
 
     def loss(params: Params) -> tuple[jax.Array, tuple[dict[str, jax.Array], ModelState]]:
-        params = optim.stop_frozen(params, recipe.treatments)
-        variables = {"params": params["model"], **state.model_state}
+        params = optim.stop_frozen(params, recipe.treatments, state.step)
+        variables = {"params": merged(params, recipe), **state.model_state}
         encoded, variables = encode(variables, batch, key, recipe)
         total, terms, variables = compare(variables, encoded, teacher, batch, params["scalars"], key, recipe)
         return total, (terms, {name: variables[name] for name in state.model_state})
@@ -98,6 +114,23 @@ def train_step(
         metrics["rows_replaced"] = batch.replaced.sum()
     params = optax.apply_updates(params, updates)
     return TrainState(state.step + 1, params, model_state, opt_state), metrics
+
+
+def merged(params: Params, recipe: Recipe) -> Params:
+    """The model's parameters, with what LoRA adds to them."""
+    return (
+        lora.merge(params["model"], params["lora"], recipe.lora_scale)
+        if recipe.lora_rank
+        else params["model"]
+    )
+
+
+def outcome(state: TrainState, recipe: Recipe) -> TrainState:
+    """What a training is evaluated by and saved as: averages, if any, and LoRA merged."""
+    params = averaged(state.params, state.opt_state)
+    return dataclasses.replace(
+        state, params={"model": merged(params, recipe), "scalars": params["scalars"]}, opt_state=()
+    )
 
 
 def encode(variables: Variables, batch: Batch, key: jax.Array, recipe: Recipe) -> tuple[Encoded, Variables]:
@@ -170,6 +203,9 @@ def init_state(recipe: Recipe, variables: Variables, values: Mapping[str, Any] |
         name: jnp.asarray(value, start[name].dtype) for name, value in (values or {}).items() if name in start
     }
     params = {"model": variables["params"], "scalars": start}
+    if recipe.lora_rank:
+        key = jax.random.key(recipe.seed)
+        params["lora"] = lora.init(variables["params"], lora.PROJECTIONS, recipe.lora_rank, key)
     return TrainState(jnp.zeros((), jnp.int32), params, model_state, recipe.optimizer.init(params))
 
 

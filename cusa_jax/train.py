@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from cusa_jax.files import written_whole
 from cusa_jax.keys import Config
 from cusa_jax.models import families
 from cusa_jax.runlog import RunLog
-from cusa_jax.step import jitted
+from cusa_jax.step import jitted, outcome
 from cusa_jax.types import Params, TrainState
 from cusa_jax.workdir import check_owner, claimed
 
@@ -96,26 +97,29 @@ def _loop(
     config, step, first = run.config, int(state.step), int(state.step) + 1
     train_step, evaluate = together(jitted(run.recipe)), Evaluator(run.recipe.student, run.mesh, config)
     recent = _Recent(checkpoints)
+    # Merging changes no shape: what is evaluated and saved lies on the mesh as the state does.
+    learned = together(jax.jit(functools.partial(outcome, recipe=run.recipe), out_shardings=_learned_on(run)))
 
-    def validate() -> dict[str, float]:
-        metrics = evaluate(state.variables, run.splits["val"])
+    def validate(result: TrainState) -> dict[str, float]:
+        metrics = evaluate(result.variables, run.splits["val"])
         log.evaluated(step, "val", metrics)
         return metrics
 
     def select() -> None:
         """Validates, and keeps the best model so far."""
-        metrics = validate()
+        result = learned(state)
+        metrics = validate(result)
         if metrics["r_mean"] > progress["r_mean"]:
             progress.update(step=step, r_mean=metrics["r_mean"])
-            checkpoints.save_best(step, state, metrics)
+            checkpoints.save_best(step, result, metrics)
 
     if not step:
         # The start is what a training is measured against, and no model of its own.
-        progress["start"] = validate()["r_mean"]
+        progress["start"] = validate(learned(state))["r_mean"]
     elif step % run.steps_per_epoch == 0:
         # The checkpoint was written before its validation.
         select()
-    while step < run.last_step:
+    while step < run.last_step and not _gave_up(run, step, progress):
         batch = sharding.put_batch(next(run.batches), run.mesh)
         state, metrics = train_step(state, run.teacher_params, batch)
         step += 1
@@ -136,6 +140,19 @@ def _loop(
         if end_of_epoch:
             select()
     return None
+
+
+def _learned_on(run: Experiment) -> TrainState:
+    """The shardings of `step.outcome`."""
+    state = run.abstract_state
+    params = {name: state.params[name] for name in ("model", "scalars")}
+    return jax.tree.map(lambda leaf: leaf.sharding, dataclasses.replace(state, params=params, opt_state=()))
+
+
+def _gave_up(run: Experiment, step: int, progress: dict[str, Any]) -> bool:
+    """Whether, at the end of an epoch, as many as `schedule.patience` brought no better validation."""
+    since, patience = step - progress["step"], run.config.schedule.patience * run.steps_per_epoch
+    return bool(step and patience) and step % run.steps_per_epoch == 0 and since >= patience
 
 
 class _Recent:

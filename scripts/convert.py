@@ -20,6 +20,7 @@ from cusa_jax.hugging_face import upload
 from cusa_jax.weights import reference
 from cusa_jax.weights.folding import fold
 from cusa_jax.weights.formats import read_weights, write_weights
+from cusa_jax.weights.hub import Weights
 from cusa_jax.weights.mixed import mixed
 from cusa_jax.weights.reference_checkpoint import recipe
 
@@ -69,9 +70,13 @@ def main(argv: list[str]) -> None:
             raise InputError(f"--to={TO.value} writes a folder; give OUT no suffix, unlike {target}")
         if MIX.value is None:
             convert(sources[0], target)
+        elif VERIFY.value or target.suffix == ".py":
+            raise InputError(
+                "--mix writes weights of two models, which --verify and a recipe (.py) are not of"
+            )
         else:
             first, second = (read_weights(source, ACTIVATION.value) for source in sources)
-            write_weights(target, mixed(first, second, MIX.value), TO.value)
+            write(target, mixed(first, second, MIX.value), sources[1])
         print(f"wrote {target}")
         if PUSH.value:
             print(f"pushed to {upload(target, PUSH.value)}")
@@ -83,12 +88,15 @@ def convert(source: Path, target: Path) -> None:
     elif target.suffix == ".py":
         write_config(recipe(read_weights(source, ACTIVATION.value), source), target)
     else:
-        weights = read_weights(source, ACTIVATION.value)
-        write_weights(target, fold(weights, source) if HEADS.value == "fold" else weights, TO.value)
+        write(target, read_weights(source, ACTIVATION.value), source)
         if VERIFY.value:
             from torch_probe import verify  # imports torch
 
             verify(source, target, ACTIVATION.value)
+
+
+def write(target: Path, weights: Weights, source: Path) -> None:
+    write_weights(target, fold(weights, source) if HEADS.value == "fold" else weights, TO.value)
 
 
 def write_config(config, target: Path) -> None:

@@ -162,7 +162,7 @@ def test_no_gradient_is_computed_for_what_is_frozen():
     treated = optim.treatments(PARAMS, optim.read_rules("", "image"), SCALARS, 0.0)
 
     def loss(params):
-        params = optim.stop_frozen(params, treated)["model"]
+        params = optim.stop_frozen(params, treated, jnp.asarray(0))["model"]
         return (jnp.tanh(params["image"]["kernel"]) @ params["text"]["kernel"]).sum()
 
     gradients = jax.grad(loss)(PARAMS)["model"]

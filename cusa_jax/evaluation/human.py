@@ -45,7 +45,9 @@ def read_judgements(file: Path) -> Judgements:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({error}); it is in Flickr8k's text archive") from error
     images, captions, judged = [], [], []
-    for number, line in enumerate(filter(None, lines), start=1):
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
         try:
             image, caption, *values = line.split("\t")
             own, _, place = caption.partition("#")

@@ -88,6 +88,23 @@ def test_a_line_that_is_wrong_is_named(tmp_path, line, said):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("split", ["", ', "split": null'])
+def test_a_row_of_no_split_is_of_none(tmp_path, split):
+    (tmp_path / "captions.jsonl").write_text('{"image": "b.jpg", "caption": "b"' + split + "}\n")
+    with pytest.raises(InputError, match=r"captions\.jsonl: line 1: (has no 'split'|'split' must be a text)"):
+        read_captions(tmp_path, "val")
+    (tmp_path / "captions.csv").write_text("image,caption\na.jpg,b\n")
+    (tmp_path / "captions.jsonl").unlink()
+    with pytest.raises(InputError, match=r"captions\.csv: line 2: has no 'split'"):
+        read_captions(tmp_path, "val")
+
+
+def test_equal_names_in_folders_of_a_shard_are_two_images(tmp_path):
+    members = {f"{n}/1.{kind}": content for n in "ab" for kind, content in (("jpg", jpeg(1)), ("txt", n))}
+    write_tar(tmp_path / "val.tar", members)
+    assert read_captions(tmp_path, "val").image_ids == ["a/1", "b/1"]
+
+
 def test_tar_shards_are_read_where_they_lie(tmp_path):
     write_tar(
         tmp_path / "train" / "00000.tar",

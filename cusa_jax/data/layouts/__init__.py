@@ -40,7 +40,7 @@ def find_captions(path: Path, split: str) -> Path:
         return path
     if not os.path.isdir(path):
         raise InputError(
-            f"{path}: no such folder or file of captions; point data.path at your captions (see README)"
+            f"{path}: no such folder or file of captions; point data.path at your captions (see docs/data.md)"
         )
     patterns = [pattern for layout in LAYOUTS.values() for pattern in layout.names(split)]
     for pattern in patterns:
@@ -54,7 +54,7 @@ def find_captions(path: Path, split: str) -> Path:
         raise InputError(hints[0])
     raise InputError(
         f"{path}: no captions of split '{split}' (looked for {', '.join(patterns)}); "
-        "the README says which files to download, or how to write your own"
+        "docs/data.md says how they may lie"
     )
 
 

@@ -25,6 +25,10 @@ SPLITS = {
 }  # fmt: skip
 
 
+# Names of files that hold all splits.
+_OF_ALL = ("captions", "metadata")
+
+
 def folders(split: str) -> tuple[str, ...]:
     """The names that a folder of a split may have."""
     return tuple(name for name, ours in SPLITS.items() if ours == split and name != "restval")
@@ -52,8 +56,15 @@ def row(
 
     Raises InputError for an empty image or id, and a split that is none.
     """
-    if "split" in values and _split(file, where, values["split"]) != split:
-        return None
+    if "split" in values:
+        if _split(file, where, values["split"]) != split:
+            return None
+    elif split != "train" and file.stem in _OF_ALL and file.parent.name not in SPLITS:
+        # Those of the training split may be there to be divided.
+        raise InputError(
+            f"{file}: {where}: has no 'split'; name it, name the files after their splits, or let "
+            "config.data.split='90/5/5' divide them"
+        )
     for key in ("image", "image_id"):
         if key in values and not values[key]:
             raise InputError(f"{file}: {where}: '{named[key]}' is empty")

@@ -34,7 +34,7 @@ def _row(file: Path, where: str, line: bytes, split: str, root: Path) -> Iterato
     if not isinstance(fields, dict):
         raise InputError(f"{file}: {where}: expected an object with named fields")
     named = columns(f"{file}: {where}", fields)
-    values = {key: fields[name] for key, name in named.items() if fields[name] is not None}
+    values = {key: fields[name] for key, name in named.items() if fields[name] is not None or key == "split"}
     captions = values.pop("caption", None)
     for caption in captions if isinstance(captions, list) else [captions]:
         texts = {key: _text(file, where, named[key], value) for key, value in values.items()}

@@ -78,7 +78,7 @@ def _rows(first: Path) -> Iterator[Row]:
             image = next((member for kind, member in kinds.items() if f".{kind}" in image_suffixes()), None)
             if image is not None:
                 caption = _caption(shard, key, kinds)
-                yield Row(key, key.rpartition("/")[2], shard / image.name, caption, None)
+                yield Row(key, key, shard / image.name, caption, None)
 
 
 def _split_name(name: str) -> tuple[str, str, str]:
