@@ -14,6 +14,8 @@ def get_config(argument: str | None = None):
     finetune = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(finetune)
     config = finetune.get_config(argument)
+    # Phones turn photos by a note beside the pixels.
+    config.data.as_shown = True
     config.teacher.image = "facebook/dinov2-base"
     config.teacher.text = "sentence-transformers/all-mpnet-base-v2"
     return config

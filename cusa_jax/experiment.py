@@ -152,7 +152,9 @@ def load_splits(config: Config, inputs: Inputs) -> dict[str, Split]:
 def read_split(config: Config, name: str, inputs: Inputs) -> Split:
     """One split of the dataset at `config.data.path`, for a model of these inputs."""
     data = config.data
-    return load_split(data.path, name, inputs, image_root=data.image_root, shares=data.split)
+    return load_split(
+        data.path, name, inputs, image_root=data.image_root, shares=data.split, shown=data.as_shown
+    )
 
 
 def build_student(config: Config) -> tuple[Student, Params, Mapping[str, np.ndarray]]:

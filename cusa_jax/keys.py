@@ -47,6 +47,9 @@ class Data:
     path: str = string("", "folder or file of captions and images (docs/data.md)")
     split: str = string("", "'90/5/5': divide the training captions by image into train, val and test")
     image_root: str = string("", "folder of the images; '' is that of the captions' file")
+    as_shown: bool = switch(
+        False, "see pictures as viewers show them: upright, on white; False as the paper's"
+    )
     on_bad_image: str = choice("error", "'skip' takes the next caption and counts", ("error", "skip"))
     workers: int = number(0, "loader processes; batches do not depend on it", low=0)
     world: World = section(World)

@@ -91,9 +91,8 @@ def decode_image(content: bytes, name: object, as_shown: bool = False) -> Image.
 
 def _decode(file: str | Path | io.BytesIO, name: object, as_shown: bool) -> Image.Image:
     with Image.open(file, formats=_formats()) as image:
-        if as_shown and image.mode in _SIXTEEN_BITS:
-            return _eight_bits(image)
-        if image.mode.startswith(("I", "F")):
+        scaled = as_shown and image.mode in _SIXTEEN_BITS
+        if image.mode.startswith(("I", "F")) and not scaled:
             logging.warning("%s: brightness beyond 8 bits (mode %s) is clipped to 0..255", name, image.mode)
         if max(image.size) > MAX_ELONGATION * min(image.size):  # would be resized to millions of pixels
             raise ValueError(f"{image.width}x{image.height} pixels")
@@ -104,6 +103,8 @@ def _as_shown(image: Image.Image) -> Image.Image:
     # A photo whose EXIF data are damaged is still a photo.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in _SIXTEEN_BITS:
+        return _eight_bits(image).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")
@@ -112,7 +113,7 @@ def _as_shown(image: Image.Image) -> Image.Image:
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     levels = np.asarray(image).astype(np.int64)
-    return _as_shown(Image.fromarray(np.clip(levels >> 8, 0, 255).astype(np.uint8)))
+    return Image.fromarray(np.clip(levels >> 8, 0, 255).astype(np.uint8))
 
 
 def preprocess(image: Image.Image, pixels: Pixels) -> np.ndarray:

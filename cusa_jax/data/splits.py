@@ -15,7 +15,7 @@ from cusa_jax.data.captions import clean_captions, read_table
 from cusa_jax.data.layouts import find_captions
 from cusa_jax.data.layouts.prepared import is_prepared
 from cusa_jax.data.shares import part
-from cusa_jax.data.sources import ImageFiles, ImageSource, selected
+from cusa_jax.data.sources import ImageFiles, ImageSource, as_shown, selected
 from cusa_jax.data.tokenize import fitted, tokenizer
 from cusa_jax.errors import InputError, listed
 from cusa_jax.inputs import Inputs
@@ -79,17 +79,21 @@ def provide(path: str, world_sizes: Mapping[str, int], shares: str = "") -> None
         find_captions(Path(path), split)
 
 
-def load_split(path: str, split: str, inputs: Inputs, *, image_root: str, shares: str = "") -> Split:
+def load_split(
+    path: str, split: str, inputs: Inputs, *, image_root: str, shares: str = "", shown: bool = False
+) -> Split:
     """Reads `split` of the dataset at `path`; `{split}_relevance.npy` beside it is used where it is there.
 
-    inputs: of the model; the tokens are its own. shares: '' or how the training captions are divided by image into
-    all splits (shares.py). Raises InputError for whatever is wrong with the files, and where what is stored in them
-    was made for other inputs.
+    inputs: of the model; the tokens are its own.
+    shares: '' or how the training captions are divided by image into all splits (shares.py).
+    shown: pictures are seen as viewers show them (`open_image`).
+    Raises InputError for whatever is wrong with the files, and where what is stored in them was made for other inputs.
     """
     stored = "train" if shares else split
     file = find_captions(Path(path), stored)
     table, layout = read_table(file, stored, image_root)
     images, tokens = layout.opens(file, stored, table, inputs)
+    images = as_shown(images, shown)
     relevance = _relevance(file.parent / f"{stored}_relevance.npy", table)
     if shares:
         table, image_numbers, rows = part(table, split, shares)

@@ -84,6 +84,41 @@ def test_a_divided_folder_is_prepared(tmp_path):
         provide(str(tmp_path / "prepared"), NO_WORLD, "8/1/1")
 
 
+def test_pictures_seen_as_shown_wherever_they_lie(tmp_path):
+    folder = write(tmp_path / "photos", images=3, captions=1)
+    lying = Image.new("RGB", (8, 8), "black")
+    lying.paste("white", (0, 0, 4, 8))
+    turned = Image.Exif()
+    turned[0x112] = 6
+    lying.save(folder / "1.png", exif=turned)
+
+    def top_left(path, **options):
+        split = load_split(str(path), "train", INPUTS, image_root="", **options)
+        place = split.table.image_ids.index("1.png")
+        return split.images.read(place, INPUTS.image)[0][:, :, 0]
+
+    upright, as_it_lies = top_left(folder, shown=True), top_left(folder)
+    assert upright[:4].all()
+    assert not upright[4:].any()
+    assert as_it_lies[:, :4].all()
+    splits = {
+        name: load_split(str(folder), name, INPUTS, image_root="", shares="34/33/33", shown=True)
+        for name in SPLITS
+    }
+    prepare(tmp_path / "prepared", splits, INPUTS)
+    prepare(tmp_path / "prepared", splits, INPUTS)
+    load_split(str(tmp_path / "prepared"), "val", INPUTS, image_root="", shown=True)
+    with pytest.raises(InputError, match=r"was prepared with config\.data\.as_shown=True; set that"):
+        load_split(str(tmp_path / "prepared"), "val", INPUTS, image_root="")
+    others = {
+        name: load_split(str(folder), name, INPUTS, image_root="", shares="34/33/33") for name in SPLITS
+    }
+    with pytest.raises(
+        InputError, match=r"was prepared with config\.data\.as_shown=True; set that, name another"
+    ):
+        prepare(tmp_path / "prepared", others, INPUTS)
+
+
 def test_only_the_captions_of_the_training_split_are_looked_for(tmp_path):
     (write(tmp_path) / "captions.csv").rename(tmp_path / "train.csv")
     provide(str(tmp_path), NO_WORLD, "80/10/10")

@@ -40,6 +40,7 @@ class ArrowImages:
 
     names: Sequence[str]
     places: Sequence[tuple[Path, int]]
+    as_shown: bool = False
 
     def __len__(self) -> int:
         return len(self.places)
@@ -53,7 +54,7 @@ class ArrowImages:
             content = _content(_open_file(file).image(number))
         except Exception as error:  # Arrow raises what a damaged file leads to
             raise InputError(f"{self.names[image]}: cannot be read ({error})") from error
-        return decode_image(content, self.names[image])
+        return decode_image(content, self.names[image], self.as_shown)
 
 
 class _File:
