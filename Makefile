@@ -28,13 +28,15 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 # The wheel in an environment of its own, away from this folder: the command, a preset, the toy, the losses.
+wheel-test: export PYTHONPATH :=
 wheel-test: $(READY)
 	rm -rf build dist .wheel-test
 	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv .wheel-test
 	.wheel-test/bin/python -m pip install --quiet "$$(ls dist/cusa_jax-*.whl)"
 	cd .wheel-test && bin/python -c 'import cusa_jax.losses'
-	.wheel-test/bin/python -m pip install --quiet --constraint requirements.txt "$$(ls dist/cusa_jax-*.whl)[training]"
+	grep -v '^-e' requirements.txt > .wheel-test/pins.txt
+	.wheel-test/bin/python -m pip install --quiet --constraint .wheel-test/pins.txt "$$(ls dist/cusa_jax-*.whl)[training,evaluation]"
 	cd .wheel-test && bin/cusa-jax train --config=demo:loss=cusa --workdir=run --config.data.path=world \
 		--config.data.world.train=64 --config.data.world.val=16 --config.data.world.test=16 \
 		--config.batch_size=32 --config.schedule.epochs=1 && bin/cusa-jax compare run

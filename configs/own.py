@@ -9,6 +9,8 @@ from cusa_jax.finetune_recipe import recipe
 
 def get_config(argument: str | None = None):
     config = recipe()
+    # Phones turn photos by a note beside the pixels.
+    config.data.as_shown = True
     config.teacher.image = "facebook/dinov2-base"
     config.teacher.text = "sentence-transformers/all-mpnet-base-v2"
     return with_argument(config, argument)

@@ -64,7 +64,7 @@ def build(config: Config) -> Experiment:
     check_batch(config, mesh)
     # What takes no time is checked first.
     _check_paths(config)
-    provide(config.data.path, dataclasses.asdict(config.data.world))
+    provide(config.data.path, dataclasses.asdict(config.data.world), config.data.split)
     student, variables, values = build_student(config)
     splits = load_splits(config, student.inputs)
     train = splits["train"]
@@ -151,7 +151,10 @@ def load_splits(config: Config, inputs: Inputs) -> dict[str, Split]:
 
 def read_split(config: Config, name: str, inputs: Inputs) -> Split:
     """One split of the dataset at `config.data.path`, for a model of these inputs."""
-    return load_split(config.data.path, name, inputs, image_root=config.data.image_root)
+    data = config.data
+    return load_split(
+        data.path, name, inputs, image_root=data.image_root, shares=data.split, shown=data.as_shown
+    )
 
 
 def build_student(config: Config) -> tuple[Student, Params, Mapping[str, np.ndarray]]:

@@ -44,8 +44,12 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    path: str = string("", "folder with {train,val,test}.json, Karpathy's or ALBEF's (README: your own data)")
-    image_root: str = string("", "folder of the images; '' is relative to the JSON file")
+    path: str = string("", "folder or file of captions and images (docs/data.md)")
+    split: str = string("", "'90/5/5': divide the training captions by image into train, val and test")
+    image_root: str = string("", "folder of the images; '' is that of the captions' file")
+    as_shown: bool = switch(
+        False, "see pictures as viewers show them: upright, on white; False as the paper's"
+    )
     on_bad_image: str = choice("error", "'skip' takes the next caption and counts", ("error", "skip"))
     workers: int = number(0, "loader processes; batches do not depend on it", low=0)
     world: World = section(World)
@@ -72,9 +76,7 @@ class Loss:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    image: str = string(
-        "", "model folder, Hugging Face id, UNICOM's .pt, feature file (README: your own data)"
-    )
+    image: str = string("", "model folder, Hugging Face id, UNICOM's .pt, feature file (docs/data.md)")
     text: str = string("", "the same for captions")
     max_length: int = number(64, "tokens of the text teacher", low=3)
     dtype: str = choice("float32", "of live teachers' computation", ("float32", "bfloat16"))

@@ -46,7 +46,7 @@ def main(config: Any, _config_name: str) -> None:
     family, sizes, weights = find_sizes(settings)
     options = student_options(settings, weights.tokenizer if weights else "")
     inputs = families.make(family, sizes, options).inputs
-    provide(settings.data.path, dataclasses.asdict(settings.data.world))
+    provide(settings.data.path, dataclasses.asdict(settings.data.world), settings.data.split)
     splits = load_splits(settings, inputs)
     prepare(Path(OUT.value), splits, inputs, on_bad_image=config.data.on_bad_image)
     print(f"prepared: train with --config.data.path={OUT.value}")
@@ -55,7 +55,8 @@ def main(config: Any, _config_name: str) -> None:
 def _write_regions(settings: Config, source: Path, out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: exists and is not empty; name another folder")
-    splits = {name: read_split(settings.data.path, name, settings.data.image_root) for name in SPLITS}
+    data = settings.data
+    splits = {name: read_split(data.path, name, data.image_root, data.split) for name in SPLITS}
     if next(source.glob("*.npz"), None) is None:
         teacher, params = load_patches(str(source), dtype=settings.teacher.dtype)
         apply = jax.jit(teacher.apply)

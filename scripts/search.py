@@ -41,7 +41,9 @@ PORT = flags.DEFINE_integer(
     "port", 8765, "Of the page; 0 takes a free one.", lower_bound=0, upper_bound=65535
 )
 
-_REMEDY = " (of endings that are not read, convert the photos to JPEG)"
+_REMEDY = (
+    " (pip install 'cusa_jax[heic]' reads .heic; convert photos of other endings that are not read to JPEG)"
+)
 _USAGE = 'index PHOTOS --checkpoint=… --out=INDEX, serve INDEX, or query INDEX "a text" …'
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from cusa_jax import sharding
 from cusa_jax.inputs import Inputs, Regions
 from cusa_jax.teachers import checkpoints
-from cusa_jax.teachers.live import mpnet_encoder, unicom_teacher
+from cusa_jax.teachers.live import text_encoder, unicom_teacher
 from cusa_jax.teachers.mpnet import MPNetConfig
 from cusa_jax.teachers.projection import narrowed, projected_width
 from cusa_jax.teachers.stored import look_up
@@ -89,7 +89,7 @@ def teachers(
     if image is None:
         return None, None
     unicom, mpnet, dtype = sizes.image, sizes.text, jnp.dtype(config.teacher.dtype)
-    encoder = sentence_features(mpnet_encoder(mpnet, dtype), "mean")
+    encoder = sentence_features(text_encoder(mpnet, dtype), "mean")
     live = {"image": unicom_teacher("image", unicom, dtype), "text": Teacher("text", encoder, "text")}
     live_shapes = {"image": _shapes("unicom", unicom), "text": _shapes("mpnet", mpnet)}
     widths = {"image": unicom.patches * unicom.dim, "text": mpnet.hidden_size}

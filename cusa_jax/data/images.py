@@ -7,6 +7,8 @@ The host resizes with Pillow and keeps uint8; the device normalises. Sources: re
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.util
 import io
 import os
 import stat
@@ -23,6 +25,8 @@ from cusa_jax.errors import UnreadableImage
 from cusa_jax.inputs import CLIP_MEAN, CLIP_STD, Pixels, Resampling
 
 MAX_ELONGATION = 200
+# 16-bit greys, whatever the order of their bytes; Pillow once opened those of PNG as 'I'.
+_SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 # Bitmaps only. Pillow would also take formats that it hands to other programs (EPS to Ghostscript).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 _RESAMPLING: dict[Resampling, Image.Resampling] = {
@@ -38,14 +42,26 @@ def image_suffixes() -> frozenset[str]:
 
     What a file is, its content says; this only tells photos from everything else in a folder.
     """
-    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in _FORMATS)
+    formats = _formats()
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in formats)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """With HEIC, a phone's, where the package that decodes it is installed (the extra 'heic')."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return _FORMATS
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return (*_FORMATS, "HEIF")
 
 
 def open_image(path: str | Path, as_shown: bool = False) -> Image.Image:
     """Decode an image file to RGB.
 
-    as_shown: as viewers show it, upright by its EXIF orientation and on white where it is transparent. Without, both
-      are ignored, as the reference does.
+    as_shown: as viewers show it: upright by its EXIF orientation, on white where it is transparent, and 16-bit greys
+      scaled to 8 bits. Without, as the reference does: both are ignored, and greys over 255 are white.
 
     Raises:
       InputError: the file is missing, truncated, too large or too long for its width to be honest, or not an image.
@@ -57,7 +73,12 @@ def open_image(path: str | Path, as_shown: bool = False) -> Image.Image:
     except FileNotFoundError as error:
         raise UnreadableImage(f"{path}: image not found; check data.path and data.image_root") from error
     except Exception as error:  # a corrupt file can make Pillow's decoders raise almost anything
-        raise UnreadableImage(f"{path}: not a readable image ({error})") from error
+        raise UnreadableImage(f"{path}: not a readable image ({error}){_way_on(path)}") from error
+
+
+def _way_on(path: str | Path) -> str:
+    heic = str(path).lower().endswith((".heic", ".heif", ".hif")) and "HEIF" not in _formats()
+    return "; pip install 'cusa_jax[heic]' reads HEIC" if heic else ""
 
 
 def decode_image(content: bytes, name: object, as_shown: bool = False) -> Image.Image:
@@ -69,8 +90,9 @@ def decode_image(content: bytes, name: object, as_shown: bool = False) -> Image.
 
 
 def _decode(file: str | Path | io.BytesIO, name: object, as_shown: bool) -> Image.Image:
-    with Image.open(file, formats=_FORMATS) as image:
-        if image.mode.startswith(("I", "F")):
+    with Image.open(file, formats=_formats()) as image:
+        scaled = as_shown and image.mode in _SIXTEEN_BITS
+        if image.mode.startswith(("I", "F")) and not scaled:
             logging.warning("%s: brightness beyond 8 bits (mode %s) is clipped to 0..255", name, image.mode)
         if max(image.size) > MAX_ELONGATION * min(image.size):  # would be resized to millions of pixels
             raise ValueError(f"{image.width}x{image.height} pixels")
@@ -81,10 +103,17 @@ def _as_shown(image: Image.Image) -> Image.Image:
     # A photo whose EXIF data are damaged is still a photo.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in _SIXTEEN_BITS:
+        return _eight_bits(image).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    levels = np.asarray(image).astype(np.int64)
+    return Image.fromarray(np.clip(levels >> 8, 0, 255).astype(np.uint8))
 
 
 def preprocess(image: Image.Image, pixels: Pixels) -> np.ndarray:

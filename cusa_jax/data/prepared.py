@@ -41,7 +41,8 @@ def prepare(
 
     rows = {name: json.dumps(_rows(split.table), indent=0) + "\n" for name, split in splits.items()}
     captions = {name: sha256(text) for name, text in rows.items()}
-    _claim(folder, {**description(inputs), "captions": captions})
+    seen = {getattr(split.images, "as_shown", False) for split in splits.values()}
+    _claim(folder, {**description(inputs), "as_shown": seen == {True}, "captions": captions})
     longest = max(split.tokens.shape[1] for split in splits.values())
     padded = {}
     for name, split in splits.items():
@@ -77,6 +78,11 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
         manifest = read_manifest(folder)
         if manifest["captions"] != wanted["captions"]:
             raise InputError(f"{folder}: was prepared with other captions; name another folder or delete it")
+        if manifest["as_shown"] != wanted["as_shown"]:
+            raise InputError(
+                f"{folder}: was prepared with config.data.as_shown={manifest['as_shown']}; set that, name another "
+                "folder or delete it"
+            )
         if (field := differing({key: wanted[key] for key in ("image", "text")}, manifest)) is not None:
             name, ours, theirs = field
             raise InputError(

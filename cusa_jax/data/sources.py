@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -50,6 +50,10 @@ class SelectedImages:
     def names(self) -> list[str]:
         return [self.source.names[number] for number in self.numbers]
 
+    @property
+    def as_shown(self) -> bool:
+        return getattr(self.source, "as_shown", False)
+
     def __len__(self) -> int:
         return len(self.numbers)
 
@@ -79,6 +83,27 @@ class ImageFiles:
 
     def picture(self, image: int) -> Image.Image:
         return open_image(self.paths[image], self.as_shown)
+
+
+def selected(source: ImageSource, numbers: np.ndarray) -> ImageSource:
+    """Some images of a source; of files, files again."""
+    if isinstance(source, ImageFiles):
+        return dataclasses.replace(source, paths=[source.paths[number] for number in numbers])
+    return SelectedImages(source, numbers)
+
+
+def as_shown(source: ImageSource, wanted: bool) -> ImageSource:
+    """A source whose pictures are seen as viewers show them, or as the reference sees them (`open_image`).
+
+    Raises InputError where the pixels are stored in the other way. Sources that have no such field stay as they are.
+    """
+    if getattr(source, "as_shown", wanted) == wanted:
+        return source
+    if stored := getattr(source, "folder", None):
+        raise InputError(
+            f"{stored}: was prepared with config.data.as_shown={not wanted}; set that, or prepare another folder"
+        )
+    return dataclasses.replace(cast(Any, source), as_shown=wanted)
 
 
 def as_pixels(picture: Image.Image, name: object, specs: Sequence[ImageInputs]) -> list[np.ndarray]:

@@ -14,7 +14,8 @@ from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.data.captions import clean_captions, read_table
 from cusa_jax.data.layouts import find_captions
 from cusa_jax.data.layouts.prepared import is_prepared
-from cusa_jax.data.sources import ImageFiles, ImageSource, SelectedImages
+from cusa_jax.data.shares import part
+from cusa_jax.data.sources import ImageFiles, ImageSource, as_shown, selected
 from cusa_jax.data.tokenize import fitted, tokenizer
 from cusa_jax.errors import InputError, listed
 from cusa_jax.inputs import Inputs
@@ -51,43 +52,59 @@ class CaptionedImages:
         if table is self.table:
             return self
         numbers = np.array([place[image] for image in table.image_ids])
-        return CaptionedImages(table, lambda inputs: SelectedImages(self.images(inputs), numbers))
+        return CaptionedImages(table, lambda inputs: selected(self.images(inputs), numbers))
 
 
-def read_split(path: str | Path, split: str, image_root: str = "") -> CaptionedImages:
-    """A split of the dataset at `path`, whoever is to see it. Raises InputError as `read_table`."""
-    file = find_captions(Path(path), split)
-    table, layout = read_table(file, split, image_root)
-    return CaptionedImages(table, lambda inputs: layout.opens(file, split, table, inputs)[0])
+def read_split(path: str | Path, split: str, image_root: str = "", shares: str = "") -> CaptionedImages:
+    """A split of the dataset at `path`, whoever is to see it. Raises InputError as `read_table` and `part`."""
+    stored = "train" if shares else split
+    file = find_captions(Path(path), stored)
+    table, layout = read_table(file, stored, image_root)
+    whole = CaptionedImages(table, lambda inputs: layout.opens(file, stored, table, inputs)[0])
+    return whole.select(lambda table: part(table, split, shares)[0]) if shares else whole
 
 
-def provide(path: str, world_sizes: Mapping[str, int]) -> None:
+def provide(path: str, world_sizes: Mapping[str, int], shares: str = "") -> None:
     """Sees to it that there are three splits at `path`, before anything that takes long.
 
     world_sizes: images a split of the embedded world, which is written there where it has training images; a
-    prepared folder of it does as well. Raises InputError where the captions of a split are missing.
+    prepared folder of it does as well. shares: as in `load_split`. Raises InputError where the captions of a split
+    are missing.
     """
     if world_sizes["train"] and not is_prepared(path):
         world.write(Path(path), sizes=dict(world_sizes))
-    for split in SPLITS:
+    if shares and is_prepared(path):
+        raise InputError(f"{path}: was divided when it was prepared; leave config.data.split='{shares}' out")
+    for split in SPLITS[:1] if shares else SPLITS:
         find_captions(Path(path), split)
 
 
-def load_split(path: str, split: str, inputs: Inputs, *, image_root: str) -> Split:
+def load_split(
+    path: str, split: str, inputs: Inputs, *, image_root: str, shares: str = "", shown: bool = False
+) -> Split:
     """Reads `split` of the dataset at `path`; `{split}_relevance.npy` beside it is used where it is there.
 
-    inputs: of the model; the tokens are its own. Raises InputError for whatever is wrong with the files, and where
-    what is stored in them was made for other inputs.
+    inputs: of the model; the tokens are its own.
+    shares: '' or how the training captions are divided by image into all splits (shares.py).
+    shown: pictures are seen as viewers show them (`open_image`).
+    Raises InputError for whatever is wrong with the files, and where what is stored in them was made for other inputs.
     """
-    file = find_captions(Path(path), split)
-    table, layout = read_table(file, split, image_root)
-    images, tokens = layout.opens(file, split, table, inputs)
+    stored = "train" if shares else split
+    file = find_captions(Path(path), stored)
+    table, layout = read_table(file, stored, image_root)
+    images, tokens = layout.opens(file, stored, table, inputs)
+    images = as_shown(images, shown)
+    relevance = _relevance(file.parent / f"{stored}_relevance.npy", table)
+    if shares:
+        table, image_numbers, rows = part(table, split, shares)
+        images = selected(images, image_numbers)
+        tokens = None if tokens is None else tokens[rows]
+        relevance = None if relevance is None else relevance[np.ix_(rows, image_numbers)]
     captions = clean_captions(table.captions)
     if tokens is None:
         tokens, cut = tokenizer(inputs.text)(captions if inputs.text.cleaned else table.captions)
         if cut:
             logging.warning("%s: %d captions over %d tokens were cut", split, cut, inputs.text.length)
-    relevance = _relevance(file.parent / f"{split}_relevance.npy", table)
     return Split(table, captions, fitted(tokens, inputs.text), relevance, images)
 
 
@@ -102,7 +119,7 @@ def check_disjoint(splits: dict[str, Split], path: str) -> None:
             raise InputError(
                 f"{path}: every image of split '{name}' is a training image; data.path must be a folder with "
                 "{train,val,test}.json or .csv, or a file which says of each image which split it is in: Karpathy's, "
-                "or a table with a column 'split'"
+                "or a table with a column 'split'; data.split='90/5/5' divides one that does not"
             )
         if shared:
             logging.warning(

@@ -42,3 +42,30 @@ def resize(positions: Array, grid: int, new_grid: int) -> Array:
     table = jnp.asarray(positions[kept:]).reshape(grid, grid, width)
     table = jax.image.resize(table, (new_grid, new_grid, width), "cubic", antialias=True)
     return np.concatenate([positions[:kept], np.asarray(table).reshape(-1, width)])
+
+
+def resize_as_torch(positions: Array, grid: int, new_grid: int) -> Array:
+    """As `resize`, by the other bicubic kernel: a = -3/4, no antialiasing, the border repeated.
+
+    That is torch's `interpolate(mode='bicubic')`, by which Hugging Face's DINOv2 fits its positions to a picture.
+    """
+    if new_grid == grid:
+        return positions
+    kept = len(positions) - grid * grid
+    centres = (np.arange(new_grid) + 0.5) * grid / new_grid - 0.5
+    nearest = np.floor(centres).astype(int)
+    weights = np.zeros((new_grid, grid))
+    for offset in (-1, 0, 1, 2):
+        distance = np.abs(centres - (nearest + offset))
+        column = np.clip(nearest + offset, 0, grid - 1)
+        np.add.at(weights, (np.arange(new_grid), column), _cubic(distance, -0.75))
+    table = np.asarray(positions[kept:], np.float64).reshape(grid, grid, -1)
+    resized = np.einsum("ia,jb,abw->ijw", weights, weights, table).reshape(new_grid**2, -1)
+    return np.concatenate([positions[:kept], resized.astype(positions.dtype)])
+
+
+def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """Keys' kernel (1981, IEEE TASSP 29(6), eq. 15 for a = -1/2) at distances of 0 to 2."""
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    return np.where(distance <= 1, near, far)

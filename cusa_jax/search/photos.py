@@ -13,7 +13,7 @@ from pathlib import Path
 from cusa_jax.data.images import image_suffixes
 from cusa_jax.errors import InputError
 
-# Photos that are not read: of phones, of cameras, of programs that edit.
+# Photos that are not read, unless `image_suffixes` has them too: of phones, of cameras, of programs that edit.
 UNREADABLE = frozenset(
     (".heic", ".heif", ".hif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw",
      ".psd", ".xcf", ".svg")
@@ -50,7 +50,7 @@ def find_photos(folder: Path) -> Photos:
         suffix = Path(name).suffix.lower()
         if suffix not in suffixes | UNREADABLE:
             continue
-        if reason := reason or (suffix if suffix in UNREADABLE else ""):
+        if reason := reason or ("" if suffix in suffixes else suffix):
             left_out[reason] += 1
             continue
         with contextlib.suppress(OSError):  # gone meanwhile, or a link to nowhere

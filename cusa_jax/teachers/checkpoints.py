@@ -1,4 +1,4 @@
-"""Checkpoints of the encoders that are defined here, MPNet and UNICOM: folders of config.json and model.safetensors.
+"""Checkpoints of the encoders that are defined here: folders of config.json and model.safetensors.
 
 The tensors have their official names, so that a downloaded checkpoint and one saved here load alike.
 """
@@ -8,21 +8,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.errors import InputError
 from cusa_jax.jsonfile import MOST_LAYERS
-from cusa_jax.teachers import mpnet, unicom
+from cusa_jax.teachers import bert, mpnet, unicom
+from cusa_jax.teachers import vision_transformer as vit
 from cusa_jax.types import Params
 from cusa_jax.weights import torch_file, torch_layout
 
-Config = mpnet.MPNetConfig | unicom.UnicomConfig
+_OF_TENSORFLOW = {"gamma": "weight", "beta": "bias"}
+
+Config = mpnet.MPNetConfig | bert.BertConfig | unicom.UnicomConfig | vit.VisionConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,33 +47,54 @@ class Format:
     prefix: str = ""
 
 
-def _init_mpnet(config: mpnet.MPNetConfig) -> Params:
+def _init_text(model: Callable[[Any], nn.Module]) -> Callable[[Any], Params]:
     text = jnp.ones((1, 1), jnp.int32)
-    return mpnet.MPNet(config).init(jax.random.key(0), text, text)["params"]
+    return lambda config: model(config).init(jax.random.key(0), text, text)["params"]
 
 
-def _init_unicom(config: unicom.UnicomConfig) -> Params:
-    pixels = jnp.zeros((1, config.image_size, config.image_size, 3))
-    return unicom.Unicom(config).init(jax.random.key(0), pixels)["params"]
+def _init_vision(model: Callable[[Any], nn.Module]) -> Callable[[Any], Params]:
+    def init(config: Any) -> Params:
+        pixels = jnp.zeros((1, config.image_size, config.image_size, 3))
+        return model(config).init(jax.random.key(0), pixels)["params"]
+
+    return init
+
+
+def _layers(config: Any) -> int:
+    return config.num_hidden_layers
+
+
+def _bert(config: type, prefix: str) -> Format:
+    return Format(config, bert.key_table, bert.IGNORED_KEYS, _init_text(bert.Bert), _layers, prefix)
+
+
+def _vision(config: type, prefix: str) -> Format:
+    return Format(
+        config, vit.key_table, vit.IGNORED_KEYS, _init_vision(vit.VisionTransformer), _layers, prefix
+    )
 
 
 FORMATS = {
     "mpnet": Format(
-        mpnet.MPNetConfig,
-        mpnet.key_table,
-        mpnet.IGNORED_KEYS,
-        _init_mpnet,
-        depth=lambda config: config.num_hidden_layers,
-        prefix="mpnet.",
+        mpnet.MPNetConfig, mpnet.key_table, mpnet.IGNORED_KEYS, _init_text(mpnet.MPNet), _layers, "mpnet."
     ),
+    "bert": _bert(bert.BertConfig, "bert."),
+    "roberta": _bert(bert.RobertaConfig, "roberta."),
+    "xlm-roberta": _bert(bert.RobertaConfig, "roberta."),
     "unicom": Format(
         unicom.UnicomConfig,
         unicom.key_table,
         unicom.IGNORED_KEYS,
-        _init_unicom,
+        _init_vision(unicom.Unicom),
         depth=lambda config: config.depth,
     ),
+    "vit": _vision(vit.ViTConfig, "vit."),
+    "dinov2": _vision(vit.Dinov2Config, "dinov2."),
+    "clip": _vision(vit.ClipVisionConfig, "vision_model."),
+    "clip_vision_model": _vision(vit.ClipVisionConfig, "vision_model."),
 }
+TEXT_MODELS = ("bert", "roberta", "xlm-roberta", "mpnet")
+VISION_TRANSFORMERS = ("vit", "dinov2", "clip", "clip_vision_model")
 
 
 def _whole(smallest: int, largest: float = math.inf) -> Callable[[Any], int]:
@@ -78,6 +104,12 @@ def _whole(smallest: int, largest: float = math.inf) -> Callable[[Any], int]:
         return value
 
     return convert
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
 
 
 def _channels(value: Any) -> tuple[float, ...]:
@@ -92,6 +124,7 @@ FIELD_KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
     "TokenId": (_whole(0), "a whole number from 0"),
     "float": (float, "a number"),
     "str": (str, "a text"),
+    "bool": (_truth, "true or false"),
     "tuple[float, ...]": (_channels, "three numbers"),
 }
 
@@ -114,7 +147,11 @@ def load(folder: Path, raw_config: Mapping[str, Any]) -> tuple[Any, Params]:
     Raises InputError where the config is incomplete or the weights are not those that it describes.
     """
     format_ = FORMATS[raw_config["model_type"]]
-    config = _parse_config(format_.config, raw_config, folder / "config.json")
+    # Of a whole CLIP, the config of its image tower.
+    sizes = raw_config.get("vision_config", {}) if raw_config["model_type"] == "clip" else raw_config
+    if not isinstance(sizes, Mapping):
+        raise InputError(f"{folder}/config.json: vision_config must be an object")
+    config = _parse_config(format_.config, sizes, folder / "config.json")
     return config, _params(format_, config, torch_layout.read_folder(folder), folder)
 
 
@@ -130,7 +167,7 @@ def read_unicom(path: Path) -> tuple[unicom.UnicomConfig, Params]:
 
 def _params(format_: Format, config: Config, tensors: Mapping[str, np.ndarray], where: Path) -> Params:
     check_depth(format_.depth(config), tensors, where)
-    named = {key.removeprefix(format_.prefix): tensor for key, tensor in tensors.items()}
+    named = {_renamed(key.removeprefix(format_.prefix)): tensor for key, tensor in tensors.items()}
     try:
         template = jax.eval_shape(lambda: format_.init(config))
     except (ArithmeticError, TypeError, ValueError) as error:
@@ -139,6 +176,11 @@ def _params(format_: Format, config: Config, tensors: Mapping[str, np.ndarray], 
     return torch_layout.from_torch(
         named, template, format_.key_table(config), ignored=format_.ignored, where=where
     )
+
+
+def _renamed(key: str) -> str:
+    """Layer norms of the first BERT have the names of TensorFlow's."""
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda old: f"LayerNorm.{_OF_TENSORFLOW[old[1]]}", key)
 
 
 def check_depth(layers: int, tensors: Mapping[str, np.ndarray], where: Path) -> None:

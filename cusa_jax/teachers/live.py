@@ -8,6 +8,7 @@ A program adds its own by an entry in one of the two tables, before it loads any
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +18,9 @@ import jax.numpy as jnp
 from cusa_jax.data.images import normalise
 from cusa_jax.errors import InputError
 from cusa_jax.teachers import checkpoints, transformers_flax
+from cusa_jax.teachers.bert import Bert, BertConfig
 from cusa_jax.teachers.folder import Loader, ModelFolder, locate, read_json
+from cusa_jax.teachers.image import load_vision_transformer
 from cusa_jax.teachers.mpnet import MPNet, MPNetConfig
 from cusa_jax.teachers.text import TextEncoder, text_teacher
 from cusa_jax.teachers.unicom import Unicom, UnicomConfig
@@ -47,7 +50,7 @@ def load_image_teacher(source: str, *, dtype: str = "float32") -> tuple[Teacher,
 
 def load_patches(source: str, *, dtype: str = "float32") -> tuple[Teacher, Params]:
     """As `load_image_teacher`, of a vision transformer's patches: apply returns float32 [B, patches, D]."""
-    known = dict.fromkeys(transformers_flax.IMAGE_MODELS, transformers_flax.load_patches)
+    known = dict.fromkeys(checkpoints.VISION_TRANSFORMERS, partial(load_vision_transformer, patches=True))
     return _load(source, locate(source), dtype, 0, known, "image")
 
 
@@ -62,9 +65,9 @@ def unicom_teacher(name: str, config: UnicomConfig, dtype: jnp.dtype) -> Teacher
     return Teacher(name, apply, "pixels", image=config.pixels)
 
 
-def mpnet_encoder(config: MPNetConfig, dtype: jnp.dtype) -> TextEncoder:
-    """MPNet as the encoder of a text teacher, for parameters of `MPNet(config)`."""
-    model = MPNet(config, dtype)
+def text_encoder(config: MPNetConfig | BertConfig, dtype: jnp.dtype) -> TextEncoder:
+    """MPNet, BERT or RoBERTa as the encoder of a text teacher, for parameters of its module."""
+    model = MPNet(config, dtype) if isinstance(config, MPNetConfig) else Bert(config, dtype)
 
     def states(params: Params, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         return cast(jax.Array, model.apply({"params": params}, input_ids, attention_mask))
@@ -72,9 +75,9 @@ def mpnet_encoder(config: MPNetConfig, dtype: jnp.dtype) -> TextEncoder:
     return TextEncoder(states, config.max_tokens, config.vocab_size, config.pad_token_id)
 
 
-def _load_mpnet(folder: ModelFolder) -> tuple[Teacher, Params]:
+def _load_text(folder: ModelFolder) -> tuple[Teacher, Params]:
     config, params = checkpoints.load(folder.path, folder.config)
-    return text_teacher(folder, mpnet_encoder(config, folder.dtype)), params
+    return text_teacher(folder, text_encoder(config, folder.dtype)), params
 
 
 def _load_unicom(folder: ModelFolder) -> tuple[Teacher, Params]:
@@ -83,12 +86,12 @@ def _load_unicom(folder: ModelFolder) -> tuple[Teacher, Params]:
 
 
 TEXT_TEACHERS: dict[str, Loader] = {
-    "mpnet": _load_mpnet,
+    **dict.fromkeys(checkpoints.TEXT_MODELS, _load_text),
     **dict.fromkeys(transformers_flax.TEXT_MODELS, transformers_flax.load_text_teacher),
 }
 IMAGE_TEACHERS: dict[str, Loader] = {
     "unicom": _load_unicom,
-    **dict.fromkeys(transformers_flax.IMAGE_MODELS, transformers_flax.load_image_teacher),
+    **dict.fromkeys(checkpoints.VISION_TRANSFORMERS, load_vision_transformer),
 }
 
 

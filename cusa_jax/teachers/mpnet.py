@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.errors import InputError
+from cusa_jax.teachers.post_norm import Layer, check_sizes, embedding, layer_norm
 
 TokenId = int
 LayerCount = int
@@ -46,9 +47,7 @@ class MPNetConfig:
     hidden_act: str = "gelu"
 
     def __post_init__(self):
-        if self.hidden_size % self.num_attention_heads:
-            heads = self.num_attention_heads
-            raise InputError(f"hidden_size {self.hidden_size} does not divide into {heads} heads")
+        check_sizes(self.hidden_size, self.num_attention_heads, "gelu")
         if self.hidden_act != "gelu":
             raise InputError(f"hidden_act {self.hidden_act!r}: MPNet is defined with 'gelu'")
 
@@ -70,59 +69,25 @@ class MPNet(nn.Module):
     @nn.compact
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         config = self.config
-
-        def embed(size: int, features: int, name: str) -> nn.Embed:
-            return nn.Embed(
-                size, features, embedding_init=nn.initializers.normal(0.02), dtype=self.dtype, name=name
-            )
+        width, heads, buckets = (
+            config.hidden_size,
+            config.num_attention_heads,
+            config.relative_attention_num_buckets,
+        )
 
         # Padding takes the position of the padding id; real tokens count on from there.
         positions = jnp.cumsum(attention_mask, axis=1) * attention_mask + config.pad_token_id
-        states = embed(config.vocab_size, config.hidden_size, "words")(input_ids)
-        states += embed(config.max_position_embeddings, config.hidden_size, "positions")(positions)
+        states = embedding(config.vocab_size, width, self.dtype, "words")(input_ids)
+        states += embedding(config.max_position_embeddings, width, self.dtype, "positions")(positions)
         states = layer_norm(config, self.dtype, "embeddings_norm")(states)
 
-        buckets = relative_position_buckets(input_ids.shape[1], config.relative_attention_num_buckets)
-        bias = embed(config.relative_attention_num_buckets, config.num_attention_heads, "relative_bias")(
-            buckets
-        )
+        offsets = relative_position_buckets(input_ids.shape[1], buckets)
+        bias = embedding(buckets, heads, self.dtype, "relative_bias")(offsets)
         # [1, heads, L, L], shared by all layers.
         bias = bias.transpose(2, 0, 1)[None]
         for number in range(config.num_hidden_layers):
             states = Layer(config, self.dtype, name=f"layer_{number}")(states, bias, attention_mask)
         return states.astype(jnp.float32)
-
-
-class Layer(nn.Module):
-    """Post-LN transformer layer: [B, L, D] -> [B, L, D]."""
-
-    config: MPNetConfig
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, states: jax.Array, bias: jax.Array, mask: jax.Array) -> jax.Array:
-        config = self.config
-        batch, length, width = states.shape
-
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, kernel_init=nn.initializers.normal(0.02), dtype=self.dtype, name=name)
-
-        query, key, value = (
-            dense(width, name)(states).reshape(batch, length, config.num_attention_heads, -1)
-            for name in ("query", "key", "value")
-        )
-        # Every token attends to the real tokens.
-        seen = jnp.asarray(mask[:, None, None, :], bool)
-        attended = jax.nn.dot_product_attention(query, key, value, bias=bias, mask=seen)
-        attended = dense(width, "attention_out")(attended.reshape(batch, length, width))
-        states = layer_norm(config, self.dtype, "attention_norm")(states + attended)
-
-        hidden = nn.gelu(dense(config.intermediate_size, "mlp_in")(states), approximate=False)
-        return layer_norm(config, self.dtype, "mlp_norm")(states + dense(width, "mlp_out")(hidden))
-
-
-def layer_norm(config: MPNetConfig, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
 def relative_position_buckets(length: int, buckets: int) -> np.ndarray:

@@ -74,7 +74,10 @@ def test_a_folder_of_images_with_its_metadata(tmp_path, folder, kind):
     [
         ("{", r"val\.jsonl: line 2: not a readable JSON file"),
         ("[]", "line 2: expected an object with named fields"),
-        ('{"image": "a.jpg"}', r"line 2 has no 'caption' \(or text, title\); its columns are image"),
+        (
+            '{"image": "a.jpg"}',
+            r"line 2 has no 'caption' \(or captions, text, title\); its columns are image",
+        ),
         ('{"image": "a.jpg", "caption": {"en": "x"}}', "line 2: 'caption' must be a text, not"),
         ('{"image": null, "caption": "x"}', "line 2: 'image' is null"),
         ('{"image": "", "caption": "x"}', "line 2: 'image' is empty"),

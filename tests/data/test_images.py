@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cusa_jax.data.images import CLIP_MEAN, CLIP_STD, load_image, normalise, preprocess
+from cusa_jax.data import images
+from cusa_jax.data.images import CLIP_MEAN, CLIP_STD, load_image, normalise, open_image, preprocess
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Pixels
 
@@ -183,3 +184,32 @@ def test_normalise_uses_clip_s_constants_and_rounds_once():
     np.testing.assert_allclose(full[..., 0], (pixels[..., 0] / 255 - 0.48145466) / 0.26862954, atol=1e-6)
     np.testing.assert_allclose(full[..., 2], (pixels[..., 2] / 255 - 0.40821073) / 0.27577711, atol=1e-6)
     np.testing.assert_array_equal(normalise(pixels, jnp.bfloat16), full.astype(jnp.bfloat16))
+
+
+def test_sixteen_bits_are_scaled_where_pictures_are_seen_as_shown(tmp_path, caplog):
+    levels = np.array([[0, 255, 256, 0x8000, 0xFFFF]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "grey.png")
+    shown = np.asarray(open_image(tmp_path / "grey.png", as_shown=True))[0, :, 0]
+    assert shown.tolist() == [0, 0, 1, 128, 255]
+    assert not caplog.messages
+    as_the_reference = np.asarray(open_image(tmp_path / "grey.png"))[0, :, 0]
+    assert as_the_reference.tolist() == [0, 255, 255, 255, 255]
+    assert "clipped" in caplog.text
+
+
+def test_heic_names_the_extra_that_reads_it(tmp_path, monkeypatch):
+    (tmp_path / "phone.HEIC").write_bytes(b"\0\0\0\030ftypheic\0\0\0\0mif1heic")
+    monkeypatch.setattr(images, "_formats", lambda: images._FORMATS)
+    with pytest.raises(InputError, match=r"not a readable image .*pip install 'cusa_jax\[heic\]'"):
+        open_image(tmp_path / "phone.HEIC")
+
+
+def test_heic_is_read_where_its_package_is_installed(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    picture = Image.new("RGB", (16, 8), (200, 30, 30))
+    picture.save(tmp_path / "phone.heic", quality=100)
+    read = np.asarray(open_image(tmp_path / "phone.heic", as_shown=True))
+    assert read.shape == (8, 16, 3)
+    np.testing.assert_allclose(read, np.asarray(picture), atol=4)
+    assert ".heic" in images.image_suffixes()

@@ -70,7 +70,7 @@ def test_one_table_may_hold_all_splits(tmp_path, name):
     [
         ("", "the header has no 'image' .or image_path, file_name, filepath.; its columns are none"),
         ("image;caption\na;b\n", "the header has no 'image' .*; its columns are image;caption"),
-        ("image,words\na,b\n", "the header has no 'caption' .or text, title.; its columns are image, words"),
+        ("image,words\na,b\n", "the header has no 'caption' .or captions, text, title.; its columns are image, words"),
         ("image,caption,Image\na,b,c\n", "the header names 'image' twice"),
         ("image,caption\n", "no captions of split 'train'"),
         ("image,caption,split\na,b,val\n", "no captions of split 'train'"),

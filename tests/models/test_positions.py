@@ -12,7 +12,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.models import families
 from cusa_jax.models.clip import ClipConfig
 from cusa_jax.models.clip_sizes import PRESETS
-from cusa_jax.models.positions import at_image_size, resize
+from cusa_jax.models.positions import at_image_size, resize, resize_as_torch
 from cusa_jax.models.siglip_sizes import SiglipSizes
 from cusa_jax.models.student import Options
 
@@ -47,6 +47,25 @@ def test_the_grid_is_interpolated_as_pillow_interpolates_a_picture(grid, new_gri
 def test_the_same_grid_stays_as_it_is():
     table = np.ones((50, 4), np.float32)
     assert resize(table, 7, 7) is table
+    assert resize_as_torch(table, 7, 7) is table
+
+
+# torch.nn.functional.interpolate(mode='bicubic', align_corners=False), torch 2.13, of (0, 1, ..., 24)² on 5 x 5.
+TORCH_3 = [
+    4.524005486968423, 12.888888888888857, 27.47599451303152, 105.33333333333331, 144.0, 188.88888888888894,
+    361.69821673525377, 430.6666666666667, 505.8573388203021,
+]  # fmt: skip
+TORCH_6 = [
+    -1.3378706567081422, -1.2067023383246542, 0.19083106272504582, 3.227282363200869, 8.050452338324652,
+    12.926412323374802,
+]  # fmt: skip
+
+
+def test_the_other_kernel_is_torch_s():
+    kept = np.full((1, 1), 7.0)
+    table = np.concatenate([kept, np.arange(25.0)[:, None] ** 2])
+    np.testing.assert_allclose(resize_as_torch(table, 5, 3)[:, 0], [7, *TORCH_3], rtol=1e-6)
+    np.testing.assert_allclose(resize_as_torch(table, 5, 6)[1:7, 0], TORCH_6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_source_that_is_no_teacher(tmp_path, load, name, told):
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ('{"model_type": "gpt2"}', "model_type is 'gpt2'; (text|image) teachers are (mpnet|unicom), "),
+        ('{"model_type": "gpt2"}', "model_type is 'gpt2'; (text|image) teachers are (bert|unicom), "),
         ("{}", "model_type is None"),
         ('{"model_type": ["bert"]}', r"model_type is \['bert'\]"),
         ("[1]", "must hold a JSON object"),
@@ -69,7 +69,9 @@ def test_text_teacher_for_images_and_the_reverse(tmp_path):
     with pytest.raises(InputError, match="image teachers are unicom, vit"):
         load_image(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "unicom"}')
-    with pytest.raises(InputError, match="text teachers are mpnet, albert, bert"):
+    with pytest.raises(
+        InputError, match="text teachers are bert, roberta, xlm-roberta, mpnet, albert, distilbert"
+    ):
         load_text(tmp_path)
 
 

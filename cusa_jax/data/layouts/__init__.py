@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from cusa_jax.data.layouts import coco, flat, json_lines, karpathy, prepared, scan, shards, table
+from cusa_jax.data.layouts import arrow, coco, flat, json_lines, karpathy, prepared, scan, shards, table
 from cusa_jax.data.layouts.layout import CaptionFile, Layout, Row, caption_id, field
 from cusa_jax.errors import InputError
 
 LAYOUTS: dict[str, Layout] = {
     "prepared": prepared.LAYOUT,
+    # Before Karpathy's, to whose file name that of a saved dataset's description is alike.
+    "arrow": arrow.LAYOUT,
     "reference": flat.REFERENCE,
     "karpathy": karpathy.LAYOUT,
     "albef": flat.ALBEF,

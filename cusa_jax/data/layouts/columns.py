@@ -1,7 +1,7 @@
 """The columns of layouts that are tables, whatever they are written as: a row for each caption.
 
 image (or image_path, file_name, filepath)  the path of the image's file
-caption (or text, title)                    what it shows
+caption (or captions, text, title)          what it shows
 image_id, caption_id                        optional: ids; without the first, the path is the image's id
 split                                       optional: train, val or test, where one file holds all of them
 """
@@ -17,7 +17,7 @@ from cusa_jax.errors import InputError
 OPTIONAL = ("image_id", "caption_id", "split")
 _NAMES = {
     "image": ("image", "image_path", "file_name", "filepath"),
-    "caption": ("caption", "text", "title"),
+    "caption": ("caption", "captions", "text", "title"),
     **{key: (key,) for key in OPTIONAL},
 }
 SPLITS = {
@@ -59,8 +59,12 @@ def row(
     if "split" in values:
         if _split(file, where, values["split"]) != split:
             return None
-    elif file.stem in _OF_ALL and file.parent.name not in SPLITS:
-        raise InputError(f"{file}: {where}: has no 'split'; name it, or name the files after their splits")
+    elif split != "train" and file.stem in _OF_ALL and file.parent.name not in SPLITS:
+        # Those of the training split may be there to be divided.
+        raise InputError(
+            f"{file}: {where}: has no 'split'; name it, name the files after their splits, or let "
+            "config.data.split='90/5/5' divide them"
+        )
     for key in ("image", "image_id"):
         if key in values and not values[key]:
             raise InputError(f"{file}: {where}: '{named[key]}' is empty")

@@ -46,6 +46,10 @@ class PreparedImages:
     files: ImageFiles
 
     @property
+    def as_shown(self) -> bool:
+        return self.files.as_shown
+
+    @property
     def names(self) -> Sequence[str]:
         return self.files.names
 
@@ -112,7 +116,7 @@ def differing(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """'image', 'text' and 'captions' of prepared.json. Raises InputError for what is no such file."""
+    """'image', 'text', 'captions' and 'as_shown' of prepared.json. Raises InputError for what is no such file."""
     file = folder / MANIFEST
     manifest = read_any_json(file)
     try:
@@ -128,7 +132,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         elif manifest["format"] != FORMAT:
             raise ValueError(f"format {manifest['format']!r}, and this version reads 1 and {FORMAT}")
         Pixels(**manifest["image"])
-        parts = {key: dict(manifest[key].items()) for key in ("image", "text", "captions")}
+        parts: dict[str, Any] = {key: dict(manifest[key].items()) for key in ("image", "text", "captions")}
+        # Folders of before there was a choice do not say it.
+        parts["as_shown"] = manifest.get("as_shown", False) is True
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not a readable record of a prepared folder ({error!r})") from error
     return parts
@@ -168,7 +174,8 @@ def _open(
     if sha256((folder / f"{split}.json").read_text(encoding="utf8")) != manifest["captions"][split]:
         raise InputError(f"{folder}/{split}.json: changed since it was prepared; prepare another folder")
     tokens = _read_tokens(folder / f"{split}_tokens.npy", len(table.captions), inputs.text.vocab_size)
-    return PreparedImages(folder, split, Pixels(**manifest["image"]), ImageFiles(table.image_paths)), tokens
+    files = ImageFiles(table.image_paths, manifest["as_shown"])
+    return PreparedImages(folder, split, Pixels(**manifest["image"]), files), tokens
 
 
 def _read_tokens(file: Path, captions: int, vocab_size: int) -> np.ndarray:

@@ -35,6 +35,7 @@ class ShardImages:
     names: Sequence[str]
     files: Sequence[Path]
     places: Sequence[tuple[int, int]]
+    as_shown: bool = False
 
     def __len__(self) -> int:
         return len(self.places)
@@ -50,7 +51,7 @@ class ShardImages:
                 content = shard.read(length)
         except OSError as error:
             raise InputError(f"{self.names[image]}: cannot be read ({error.strerror})") from error
-        return decode_image(content, self.names[image])
+        return decode_image(content, self.names[image], self.as_shown)
 
 
 def read(file: CaptionFile, split: str, root: Path) -> Iterator[Row] | None:
