@@ -134,6 +134,7 @@ def make_recipe(
         steps_per_epoch,
         groups=config.batch_size // config.loss.local_batch if config.loss.negatives == "local" else 1,
         teachers=teachers,
+        centre_teachers=config.teacher.centre,
         micro_batches=config.accumulate,
         mesh=mesh,
         seed=config.seed,

@@ -85,6 +85,9 @@ class Teacher:
     stored_dtype: str = choice(
         "", "of a bank's or file's features on the devices; '' keeps it", ("", "bfloat16")
     )
+    centre: bool = switch(
+        False, "take the batch's mean direction off the features: for teachers that find all alike"
+    )
     control: str = choice(
         "none", "teachers that know nothing, to compare with", ("none", "shuffled", "uniform")
     )

@@ -50,6 +50,16 @@ def teacher_directions(features: jax.Array) -> jax.Array:
     return unit(jax.lax.stop_gradient(features), floor=1e-12)
 
 
+def centred(features: jax.Array) -> jax.Array:
+    """Teacher features [B, D] -> their unit vectors [B, D] less the mean of these over the batch.
+
+    The features of some networks share a direction, such as those behind a ReLU: all their cosines are high, and
+    soft labels nearly uniform. What tells samples apart is what is left without it.
+    """
+    directions = teacher_directions(features)
+    return directions - directions.mean(axis=0)
+
+
 def unit(x: jax.Array, floor: float = 0.0) -> jax.Array:
     """[..., D] divided by its norm, or by `floor` where that is more; float32 or wider."""
     x = at_least_float32(x)

@@ -27,9 +27,9 @@ class Recipe:
 
     scalars: of the losses. treatments: how each parameter is trained. loss: `config.loss`. groups: problems of local
     negatives per batch; 1 is global negatives. teachers: None trains on terms without soft labels.
-    micro_batches: parts in which a batch is encoded, one after another. mesh: the devices its rows are split over;
-    only tiled losses and micro-batches ask for it, and None is one device. seed: of dropout and the like.
-    lora_rank, lora_scale: of `config.optim`; a rank above 0 makes params['lora'].
+    centre_teachers: `config.teacher.centre`. micro_batches: parts in which a batch is encoded, one after another.
+    mesh: the devices its rows are split over; only tiled losses and micro-batches ask for it, and None is one device.
+    seed: of dropout and the like. lora_rank, lora_scale: of `config.optim`; a rank above 0 makes params['lora'].
     """
 
     student: Student
@@ -39,6 +39,7 @@ class Recipe:
     loss: Any
     groups: int = 1
     teachers: Teachers | None = None
+    centre_teachers: bool = False
     micro_batches: int = 1
     mesh: Mesh | None = None
     seed: int = 0
@@ -192,7 +193,10 @@ def frozen_features(
     def part(rows: Batch, _number: Any) -> tuple[jax.Array, jax.Array]:
         return teacher_features(teachers, teacher_params, rows)
 
-    return jax.lax.stop_gradient(in_micro_batches(part, batch, recipe.micro_batches, recipe.mesh))
+    features = in_micro_batches(part, batch, recipe.micro_batches, recipe.mesh)
+    if recipe.centre_teachers:
+        features = jax.tree.map(similarity.centred, features)
+    return jax.lax.stop_gradient(features)
 
 
 def init_state(recipe: Recipe, variables: Variables, values: Mapping[str, Any] | None = None) -> TrainState:

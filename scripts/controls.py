@@ -2,6 +2,12 @@
 
 python scripts/controls.py --config=configs/demo.py --config.schedule.epochs=1 [--workdir=runs/controls] [--seeds=0,1,2]
 
+Any config and data. Other settings of the same are recipes with names:
+
+    --recipe='sharp: loss.csa.teacher_tau.image.init=0.1 loss.csa.teacher_tau.text.init=0.1' \
+    --cells=baseline,cusa-trained,sharp.cusa-trained,sharp.cusa-shuffled
+
+A recipe is compared with its own baseline (sharp.baseline) where that is among the cells, else with the plain one.
 Run it again to continue after a stop of any kind.
 """
 
@@ -11,15 +17,29 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from cusa_jax import controls
 from cusa_jax.command import run
-from cusa_jax.config import nearest
+from cusa_jax.controls import cells, runs, table
+from cusa_jax.controls.contrasts import Measured
+from cusa_jax.controls.figures import measure
 from cusa_jax.errors import InputError
+from cusa_jax.evaluation.human import Judged
+from cusa_jax.files import written_whole
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/controls", "Folder with one folder for each run.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds to train every cell with.")
+RECIPES = flags.DEFINE_multi_string(
+    "recipe", [], "NAME: KEY=VALUE KEY=VALUE, of the configuration; repeat it."
+)
 CELLS = flags.DEFINE_list(
-    "cells", [str(cell) for cell in controls.CELLS], "Which of them, such as csa-shuffled."
+    "cells",
+    [str(cell) for cell in cells.CELLS],
+    "Which to train, such as csa-shuffled or RECIPE.csa-shuffled.",
+)
+SPLIT = flags.DEFINE_enum(
+    "split", "test", ["val", "test"], "The split to compare on; choose settings on val."
+)
+JUDGEMENTS = flags.DEFINE_string(
+    "judgements", "", "Folder with Flickr8k's human judgements of the test split's photographs."
 )
 
 
@@ -27,25 +47,33 @@ def main(config, _config_name: str) -> None:
     workdir = Path(WORKDIR.value)
     # Seeds share programs.
     jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
-    results = controls.run(config, _seeds(), workdir, _cells())
-    if results is not None:
-        table = controls.table(results)
-        (workdir / "controls.txt").write_text(table + "\n")
-        print(table)
+    recipes = dict(map(cells.read_recipe, RECIPES.value))
+    chosen = list(dict.fromkeys(cells.read_cell(name, recipes) for name in CELLS.value))
+    # What takes no time is found missing first.
+    judged = Judged.read(Path(JUDGEMENTS.value).expanduser()) if JUDGEMENTS.value else None
+    seeds = _seeds()
+    if not runs.run(config, seeds, workdir, chosen, recipes, SPLIT.value):
+        return
+    split = runs.kept_split(config, runs.run_folder(workdir, chosen[0], seeds[0]), SPLIT.value)
+    measured = {
+        cell: Measured(
+            [
+                measure(runs.kept_scores(runs.run_folder(workdir, cell, seed), SPLIT.value), split, judged)
+                for seed in seeds
+            ]
+        )
+        for cell in chosen
+    }
+    text = table.text(measured, SPLIT.value)
+    with written_whole(workdir / "controls.txt") as fresh:
+        fresh.write_text(text + "\n", "utf-8")
+    print(text)
 
 
 def _seeds() -> list[int]:
     if wrong := [seed for seed in SEEDS.value if not re.fullmatch("[0-9]{1,9}", seed)]:
         raise InputError(f"--seeds: '{wrong[0]}' is no whole number below a billion")
     return list(dict.fromkeys(map(int, SEEDS.value)))
-
-
-def _cells() -> list[controls.Cell]:
-    known = {str(cell): cell for cell in controls.CELLS}
-    for name in CELLS.value:
-        if name not in known:
-            raise InputError(f"--cells: '{name}' is none of {', '.join(known)}{nearest(name, known)}")
-    return [cell for name, cell in known.items() if name in CELLS.value]
 
 
 if __name__ == "__main__":

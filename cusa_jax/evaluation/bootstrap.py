@@ -50,9 +50,8 @@ class Difference(Interval):
 
 def intervals(result: Result) -> dict[str, Interval]:
     """Every metric with its interval."""
-    resampled = _resampled(result.strata, lambda weights: _all(result, weights))
-    draws = dict(zip(result.statistics, resampled.T, strict=True)) | result.drawn
-    return {key: Interval(value, *_quantiles(draws[key])) for key, value in result.values().items()}
+    draws = dict(zip(result.statistics, resampled(result).T, strict=True)) | result.drawn
+    return {key: Interval(value, *quantiles(draws[key])) for key, value in result.values().items()}
 
 
 def differences(first: Result, second: Result, own: Sequence[Metric] = ()) -> dict[str, Difference]:
@@ -66,27 +65,32 @@ def differences(first: Result, second: Result, own: Sequence[Metric] = ()) -> di
             "a paired comparison needs the same ones"
         )
     shared = [key for key in first.statistics if key in second.statistics]
-    resampled = _resampled(
+    differing = _resampled(
         first.strata,
         lambda weights: np.stack(
             [second.statistics[key](weights) - first.statistics[key](weights) for key in shared], axis=1
         ),
     )
-    draws = dict(zip(shared, resampled.T, strict=True))
+    draws = dict(zip(shared, differing.T, strict=True))
     draws |= {key: second.drawn[key] - first.drawn[key] for key in first.drawn if key in second.drawn}
     before, after = first.values(), second.values()
     return {
         key: Difference(
             after[key] - before[key],
-            *_quantiles(drawn),
+            *quantiles(drawn),
             lower_is_better=described(key, own).lower_is_better,
         )
         for key, drawn in draws.items()
     }
 
 
-def _all(result: Result, weights: np.ndarray) -> np.ndarray:
-    return np.stack([statistic(weights) for statistic in result.statistics.values()], axis=1)
+def resampled(result: Result) -> np.ndarray:
+    """float64 [RESAMPLES, metrics]: `result.statistics` of every draw. The draws are the same for the same strata."""
+
+    def values(weights: np.ndarray) -> np.ndarray:
+        return np.stack([statistic(weights) for statistic in result.statistics.values()], axis=1)
+
+    return _resampled(result.strata, values)
 
 
 def _resampled(strata: tuple[int, ...], statistics: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -107,7 +111,8 @@ def _draw(generator: np.random.Generator, rows: int, size: int) -> np.ndarray:
     return np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(float)
 
 
-def _quantiles(values: np.ndarray) -> tuple[float, float]:
+def quantiles(values: np.ndarray) -> tuple[float, float]:
+    """The bounds of a 95 % interval; NaN where no draw has a value."""
     finite = values[np.isfinite(values)]
     low, high = np.quantile(finite, _TAILS) if len(finite) else (np.nan, np.nan)
     return float(low), float(high)

@@ -38,6 +38,26 @@ class Judgements:
     judged: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """Both kinds of judges of the same photographs."""
+
+    experts: Judgements
+    crowd: Judgements
+
+    @classmethod
+    def read(cls, folder: Path) -> Judged:
+        """Raises InputError where a file of `folder` is missing or is no such file."""
+        return cls(read_judgements(folder / EXPERTS), read_judgements(folder / CROWD))
+
+    def results(self, captioned: Captioned) -> dict[str, Result]:
+        """'expert' and 'crowd'."""
+        return {
+            "expert": expert_result(captioned, self.experts),
+            "crowd": crowd_result(captioned, self.crowd),
+        }
+
+
 def read_judgements(file: Path) -> Judgements:
     """Rows of image, caption and judgements, separated by tabs. Raises InputError naming the line that is not one."""
     try:
@@ -137,14 +157,9 @@ def _kendall(scores: np.ndarray, ratings: np.ndarray, unit: np.ndarray, variant:
 
 def _run(evaluation: Evaluation) -> Result:
     # What takes no time is found missing first.
-    folder = evaluation.folder(FLICKR8K)
-    judgements = {file: read_judgements(folder / file) for file in (EXPERTS, CROWD)}
+    judged = Judged.read(evaluation.folder(FLICKR8K))
     captioned = evaluation.captioned(FLICKR8K)
-    parts = {
-        "expert": expert_result(captioned, judgements[EXPERTS]),
-        "crowd": crowd_result(captioned, judgements[CROWD]),
-    }
-    return side_by_side("judged image", parts, head=captioned.cross_head)
+    return side_by_side("judged image", judged.results(captioned), head=captioned.cross_head)
 
 
 FLICKR8K = Dataset(

@@ -1,0 +1,37 @@
+"""The experiment in text: every cell over its seeds, then the differences."""
+
+from __future__ import annotations
+
+from cusa_jax.controls.contrasts import Table, contrasts, holm
+
+
+def text(table: Table, split: str) -> str:
+    """Every cell as mean ± standard deviation over seeds, then the differences with their intervals."""
+    metrics, seeds = (next(iter(table.values())).metrics, len(next(iter(table.values())).runs))
+    width = max(len(str(cell)) for cell in table) + 2
+    lines = [f"{f'{split}, %, {seeds} seeds':<{width}}" + "".join(f"{metric:>18}" for metric in metrics)]
+    for cell, measured in table.items():
+        values = [measured.values(metric) for metric in metrics]
+        columns = [f"{v.mean():.2f} ± {v.std(ddof=1) if seeds > 1 else float('nan'):.2f}" for v in values]
+        lines.append(f"{cell!s:<{width}}" + "".join(f"{column:>18}" for column in columns))
+    found = contrasts(table)
+    corrected = holm(contrast.p for contrast in found)
+    width = max((len(str(contrast)) for contrast in found), default=0) + 2
+    shown = None
+    for contrast, p in zip(found, corrected, strict=True):
+        if contrast.metric != shown:
+            shown = contrast.metric
+            heading = f"{'mean':>8}{'95 % by seed':>19}{'95 % by image':>19}{'p (Holm)':>10}{'seeds':>7}"
+            lines += ["", f"{shown + ', difference':<{width}}{heading}"]
+        seed, image = (f"{low:+.2f} … {high:+.2f}" for low, high in (contrast.by_seed, contrast.by_image))
+        needed = contrast.seeds_needed or "> 1000"
+        lines.append(f"{contrast!s:<{width}}{contrast.mean:>+8.2f}{seed:>19}{image:>19}{p:>10.3f}{needed:>7}")
+    return "\n".join(
+        [*lines, "", *_LEGEND, f"p: of {len(found)} t tests, corrected for their number (Holm)."]
+    )
+
+
+_LEGEND = (
+    "by seed: t interval over paired runs; by image: bootstrap over images, these seeds; neither is corrected.",
+    "seeds: how many would find such a difference four times in five.",
+)
