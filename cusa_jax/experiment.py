@@ -154,7 +154,13 @@ def read_split(config: Config, name: str, inputs: Inputs) -> Split:
     """One split of the dataset at `config.data.path`, for a model of these inputs."""
     data = config.data
     return load_split(
-        data.path, name, inputs, image_root=data.image_root, shares=data.split, shown=data.as_shown
+        data.path,
+        name,
+        inputs,
+        image_root=data.image_root,
+        shares=data.split,
+        shown=data.as_shown,
+        images=data.train_images if name == "train" else 0,
     )
 
 

@@ -8,10 +8,13 @@ Any config and data. Other settings of the same are recipes with names:
     --cells=baseline,cusa-trained,sharp.cusa-trained,sharp.cusa-shuffled
 
 A recipe is compared with its own baseline (sharp.baseline) where that is among the cells, else with the plain one.
-Run it again to continue after a stop of any kind.
+Writes controls.txt, the table; controls.png, the effects; controls.html, both, and with --judgements photographs on
+which the models part. Run it again to continue after a stop of any kind.
 """
 
+import collections
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -19,11 +22,14 @@ from absl import flags
 
 from cusa_jax.command import run
 from cusa_jax.controls import cells, runs, table
+from cusa_jax.controls.cells import Cell
 from cusa_jax.controls.contrasts import Measured
-from cusa_jax.controls.figures import measure
+from cusa_jax.controls.figures import captioned, measure
+from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.human import Judged
+from cusa_jax.evaluation.human import Judged, rated
 from cusa_jax.files import written_whole
+from cusa_jax.report import controls as report
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/controls", "Folder with one folder for each run.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds to train every cell with.")
@@ -39,7 +45,9 @@ SPLIT = flags.DEFINE_enum(
     "split", "test", ["val", "test"], "The split to compare on; choose settings on val."
 )
 JUDGEMENTS = flags.DEFINE_string(
-    "judgements", "", "Folder with Flickr8k's human judgements of the test split's photographs."
+    "judgements",
+    "",
+    "Folder with Flickr8k's human judgements of the split's photographs, and the photographs.",
 )
 
 
@@ -56,18 +64,49 @@ def main(config, _config_name: str) -> None:
         return
     split = runs.kept_split(config, runs.run_folder(workdir, chosen[0], seeds[0]), SPLIT.value)
     measured = {
-        cell: Measured(
-            [
-                measure(runs.kept_scores(runs.run_folder(workdir, cell, seed), SPLIT.value), split, judged)
-                for seed in seeds
-            ]
-        )
-        for cell in chosen
+        cell: Measured([measure(_scores(cell, seed), split, judged) for seed in seeds]) for cell in chosen
     }
     text = table.text(measured, SPLIT.value)
     with written_whole(workdir / "controls.txt") as fresh:
         fresh.write_text(text + "\n", "utf-8")
     print(text)
+    report.effects(measured, workdir / "controls.png")
+    cell, pairs = (None, {}) if judged is None else _parted(chosen, seeds, split, judged)
+    report.write(workdir / "controls.html", text, workdir / "controls.png", pairs, cell)
+    print(f"report: {workdir / 'controls.html'}")
+
+
+def _parted(
+    chosen: Sequence[Cell], seeds: Sequence[int], split: Split, judged: Judged
+) -> tuple[Cell | None, dict[str, list[report.Parted]]]:
+    """The last cell with its teachers, and the pairs that it moves furthest from where its baseline has them."""
+    cell = next((cell for cell in reversed(chosen) if cell.teachers == "trained"), None)
+    if cell is None:
+        return None, {}
+    own = Cell(recipe=cell.recipe)
+    baseline = own if own in chosen else cells.BASELINE
+    if baseline not in chosen:
+        return None, {}
+    before, after = (
+        [rated(captioned(_scores(one, seed), split), judged.experts) for seed in seeds]
+        for one in (baseline, cell)
+    )
+    return cell, report.parted(before, after, _captions(split), Path(JUDGEMENTS.value).expanduser())
+
+
+def _captions(split: Split) -> dict[tuple[str, int], str]:
+    """Words by the name of their photograph and their number there."""
+    words: dict[tuple[str, int], str] = {}
+    count: collections.Counter[str] = collections.Counter()
+    for caption, image in zip(split.table.captions, split.table.caption_image.tolist(), strict=True):
+        name = Path(split.table.image_ids[image]).stem
+        words[name, count[name]] = caption
+        count[name] += 1
+    return words
+
+
+def _scores(cell: Cell, seed: int) -> runs.ScoredSplit:
+    return runs.kept_scores(runs.run_folder(Path(WORKDIR.value), cell, seed), SPLIT.value)
 
 
 def _seeds() -> list[int]:

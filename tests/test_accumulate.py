@@ -51,6 +51,8 @@ def recipe(micro_batches=1, mesh=None, tile=0) -> tuple[Recipe, dict]:
         config.optim,
         np.zeros(1),
         teachers=Teachers(image, text),
+        # By the mean of the whole batch, wherever its rows are.
+        centre_teachers=True,
         micro_batches=micro_batches,
         mesh=mesh,
     )

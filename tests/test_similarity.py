@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cusa_jax import scalars, sharding
+from cusa_jax import scalars, sharding, similarity
 from cusa_jax.models.heads import ProjectionHead
 from cusa_jax.objective import of_embeddings
 from cusa_jax.types import Embeddings
@@ -132,3 +132,16 @@ def test_local_negatives_equal_the_references_separate_processes(config, process
         recorded["tau_grads_ddp"],
         lambda _, name: ARRAYS[f"{config}/f64/w{processes}/gather0/ddp_grad/{name}"],
     )
+
+
+def test_centring_takes_off_what_all_samples_share():
+    rng = np.random.default_rng(0)
+    features = (rng.normal(size=(6, 4)) * rng.uniform(1, 9, (6, 1)) + 20).astype(np.float32)
+    directions = features / np.linalg.norm(features, axis=1, keepdims=True)
+    own = directions - directions.mean(0)
+    own /= np.linalg.norm(own, axis=1, keepdims=True)
+    found = similarity.teacher(similarity.centred(features), similarity.centred(features))
+    np.testing.assert_allclose(found.image, own @ own.T, atol=1e-5)
+    # Before, all were alike.
+    assert similarity.teacher(features, features).image.min() > 0.9
+    assert found.image.min() < -0.2

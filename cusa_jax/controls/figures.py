@@ -20,7 +20,7 @@ def measure(scored: ScoredSplit, split: Split, judged: Judged | None = None) -> 
 
     Each of both ways averaged; units are images.
     """
-    parts = {} if judged is None else judged.results(_captioned(scored, split))
+    parts = {} if judged is None else judged.results(captioned(scored, split))
     return side_by_side("image", parts | {"": _on_pairs(scored, split)})
 
 
@@ -40,6 +40,7 @@ def _on_pairs(scored: ScoredSplit, split: Split) -> Result:
     return Result("image", (images,), statistics)
 
 
-def _captioned(scored: ScoredSplit, split: Split) -> Captioned:
+def captioned(scored: ScoredSplit, split: Split) -> Captioned:
+    """As the suites take it."""
     ids = [split.table.image_ids[image] for image in np.asarray(scored.images).tolist()]
     return Captioned(scored.scores, scored.caption_image(split), ids, None, None, None, "", "")

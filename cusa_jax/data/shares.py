@@ -28,11 +28,27 @@ def part(table: CaptionTable, split: str, shares: str) -> tuple[CaptionTable, np
             f"config.data.split={shares} leaves a split without images: there are {count}; change the shares"
         )
     place = ("train", "val", "test").index(split)
-    # By id: numpy draws a permutation of the sorted ids.
+    return _of_images(table, np.sort(_drawn(table, seed)[bounds[place] : bounds[place + 1]]))
+
+
+def fewer(table: CaptionTable, images: int) -> tuple[CaptionTable, np.ndarray, np.ndarray]:
+    """As `part`: so many of the images with their captions; those of a smaller number are among those of a larger.
+
+    Raises InputError where there are not so many.
+    """
+    if images > len(table.image_ids):
+        raise InputError(f"config.data.train_images={images}: there are {len(table.image_ids)}; take fewer")
+    return _of_images(table, np.sort(_drawn(table, seed=0)[:images]))
+
+
+def _drawn(table: CaptionTable, seed: int) -> np.ndarray:
+    """The numbers of all images in a random order that depends on their ids, not on that of the rows."""
     by_id = np.argsort(np.array(table.image_ids, object), kind="stable")
-    drawn = by_id[np.random.default_rng(seed).permutation(count)]
-    images = np.sort(drawn[bounds[place] : bounds[place + 1]])
-    new_number = np.full(count, -1, np.int32)
+    return by_id[np.random.default_rng(seed).permutation(len(by_id))]
+
+
+def _of_images(table: CaptionTable, images: np.ndarray) -> tuple[CaptionTable, np.ndarray, np.ndarray]:
+    new_number = np.full(len(table.image_ids), -1, np.int32)
     new_number[images] = np.arange(len(images))
     captions = np.flatnonzero(new_number[table.caption_image] >= 0)
     chosen = CaptionTable(

@@ -14,7 +14,7 @@ from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.data.captions import clean_captions, read_table
 from cusa_jax.data.layouts import find_captions
 from cusa_jax.data.layouts.prepared import is_prepared
-from cusa_jax.data.shares import part
+from cusa_jax.data.shares import fewer, part
 from cusa_jax.data.sources import ImageFiles, ImageSource, as_shown, selected
 from cusa_jax.data.tokenize import fitted, tokenizer
 from cusa_jax.errors import InputError, listed
@@ -80,24 +80,34 @@ def provide(path: str, world_sizes: Mapping[str, int], shares: str = "") -> None
 
 
 def load_split(
-    path: str, split: str, inputs: Inputs, *, image_root: str, shares: str = "", shown: bool = False
+    path: str | Path,
+    split: str,
+    inputs: Inputs,
+    *,
+    image_root: str,
+    shares: str = "",
+    shown: bool = False,
+    images: int = 0,
 ) -> Split:
     """Reads `split` of the dataset at `path`; `{split}_relevance.npy` beside it is used where it is there.
 
     inputs: of the model; the tokens are its own.
     shares: '' or how the training captions are divided by image into all splits (shares.py).
+    images: above 0, only so many of them are kept.
     shown: pictures are seen as viewers show them (`open_image`).
     Raises InputError for whatever is wrong with the files, and where what is stored in them was made for other inputs.
     """
     stored = "train" if shares else split
     file = find_captions(Path(path), stored)
     table, layout = read_table(file, stored, image_root)
-    images, tokens = layout.opens(file, stored, table, inputs)
-    images = as_shown(images, shown)
+    source, tokens = layout.opens(file, stored, table, inputs)
+    source = as_shown(source, shown)
     relevance = _relevance(file.parent / f"{stored}_relevance.npy", table)
-    if shares:
-        table, image_numbers, rows = part(table, split, shares)
-        images = selected(images, image_numbers)
+    cuts = [lambda table: part(table, split, shares)] if shares else []
+    cuts += [lambda table: fewer(table, images)] if images else []
+    for cut_to in cuts:
+        table, image_numbers, rows = cut_to(table)
+        source = selected(source, image_numbers)
         tokens = None if tokens is None else tokens[rows]
         relevance = None if relevance is None else relevance[np.ix_(rows, image_numbers)]
     captions = clean_captions(table.captions)
@@ -105,7 +115,7 @@ def load_split(
         tokens, cut = tokenizer(inputs.text)(captions if inputs.text.cleaned else table.captions)
         if cut:
             logging.warning("%s: %d captions over %d tokens were cut", split, cut, inputs.text.length)
-    return Split(table, captions, fitted(tokens, inputs.text), relevance, images)
+    return Split(table, captions, fitted(tokens, inputs.text), relevance, source)
 
 
 def check_disjoint(splits: dict[str, Split], path: str) -> None:

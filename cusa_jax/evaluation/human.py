@@ -39,6 +39,19 @@ class Judgements:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rated:
+    """Pairs that experts rated, and their scores by one model.
+
+    image, caption: as in `Judgements`. rating: float64 [n], the mean of the experts'. scores: float32 [n].
+    """
+
+    image: list[str]
+    caption: list[tuple[str, int]]
+    rating: np.ndarray
+    scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Judged:
     """Both kinds of judges of the same photographs."""
 
@@ -56,6 +69,22 @@ class Judged:
             "expert": expert_result(captioned, self.experts),
             "crowd": crowd_result(captioned, self.crowd),
         }
+
+
+def rated(captioned: Captioned, judgements: Judgements) -> Rated:
+    """The pairs of a photograph and another one's caption that the gallery holds."""
+    image, caption = _rows(captioned, judgements)
+    own = [
+        name == caption_of for name, (caption_of, _) in zip(judgements.image, judgements.caption, strict=True)
+    ]
+    rows = np.flatnonzero((image >= 0) & (caption >= 0) & ~np.array(own))
+    units, unit = np.unique(image[rows], return_inverse=True)
+    return Rated(
+        [judgements.image[row] for row in rows],
+        [judgements.caption[row] for row in rows],
+        judgements.judged[rows].mean(axis=1),
+        _pair_scores(captioned, units, unit, caption[rows]),
+    )
 
 
 def read_judgements(file: Path) -> Judgements:

@@ -57,7 +57,7 @@ def write_report(workdir: Path, evidence: Evidence | None, missing: str = "") ->
     ours, defaults = flat(config), flat(default_config())
     test = results["test"]
     suite = published.suite(evidence.split.table) if evidence else None
-    return _write(
+    return write(
         workdir / REPORT,
         "report.html.j2",
         name=workdir.resolve().name,
@@ -110,12 +110,12 @@ def write_search(file: Path, text: str, image: str, hits: Sequence[tuple[float, 
     images, asked = (
         ImageFiles(paths, as_shown=True) for paths in ([path for _, path in hits], [Path(image)])
     )
-    return _write(file, "search.html.j2", text=text, image=image, hits=hits, images=images, asked=asked)
+    return write(file, "search.html.j2", text=text, image=image, hits=hits, images=images, asked=asked)
 
 
 def write_evaluation(file: Path, models: Sequence[Mapping[str, Any]], compared: Mapping[str, Any]) -> Path:
     """Metrics of one model or two, beside the paper's; the arguments of `evaluation.sections`."""
-    return _write(
+    return write(
         file,
         "evaluation.html.j2",
         models=models,
@@ -126,8 +126,8 @@ def write_evaluation(file: Path, models: Sequence[Mapping[str, Any]], compared: 
     )
 
 
-def _write(file: Path, template: str, **content: Any) -> Path:
-    """Whole or not at all, by one process."""
+def write(file: Path, template: str, **content: Any) -> Path:
+    """A page of assets/templates with its content, whole or not at all, by one process."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cusa_jax", "assets/templates"),
         # Captions and file names are others' words.

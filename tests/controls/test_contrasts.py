@@ -25,7 +25,9 @@ CUSA = Cell("cusa", "trained")
 
 def measured(values):
     """A cell whose runs, a row each, have these values of images."""
-    return Measured([Result("image", (len(run),), {"r_mean": mean(run)}) for run in np.asarray(values, float)])
+    return Measured(
+        [Result("image", (len(run),), {"r_mean": mean(run)}) for run in np.asarray(values, float)]
+    )
 
 
 def test_intervals_are_paired_by_seed_and_by_image():
@@ -61,7 +63,9 @@ def test_recipes_are_compared_with_their_own_baseline_or_the_plain_one_and_the_p
 
 def test_holms_correction():
     # By hand: 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.5 x 1, none below the one before; NaN is no test.
-    assert holm([0.02, 0.5, np.nan, 0.01, 0.03]) == pytest.approx([0.06, 0.5, np.nan, 0.04, 0.06], nan_ok=True)
+    assert holm([0.02, 0.5, np.nan, 0.01, 0.03]) == pytest.approx(
+        [0.06, 0.5, np.nan, 0.04, 0.06], nan_ok=True
+    )
     assert holm([0.4, 0.9]) == pytest.approx([0.8, 0.9])
 
 

@@ -54,7 +54,7 @@ def test_the_baseline_of_a_hinge_loss_is_the_hinge_loss(config):
 
 
 @pytest.mark.parametrize(
-    "call, said",
+    ("call", "said"),
     [
         (lambda: read_recipe("sharp: loss.csa.wieght=1"), "no config key 'loss.csa.wieght' (did you mean"),
         (lambda: read_recipe("sharp: loss.csa.weight=high"), "loss.csa.weight=high must be float"),

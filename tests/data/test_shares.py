@@ -138,3 +138,20 @@ def test_shares_that_are_none(tmp_path, shares):
 def test_a_split_without_images_is_refused(tmp_path, shares):
     with pytest.raises(InputError, match="leaves a split without images: there are 20"):
         part(read_captions(write(tmp_path), "train"), "val", shares)
+
+
+def test_fewer_training_images_with_all_their_captions(tmp_path):
+    folder = write(tmp_path)
+
+    def train(images, shares="80/10/10"):
+        return load_split(str(folder), "train", INPUTS, image_root="", shares=shares, images=images)
+
+    few, more, whole = (train(images) for images in (3, 8, 0))
+    assert [len(split.table.image_ids) for split in (few, more, whole)] == [3, 8, 16]
+    assert set(few.table.image_ids) < set(more.table.image_ids) < set(whole.table.image_ids)
+    assert len(few.captions) == len(few.tokens) == 9
+    for number, name in enumerate(few.images.names):
+        mine = [few.captions[n] for n in np.flatnonzero(few.table.caption_image == number)]
+        assert mine == [f"photo {name.rpartition('/')[2].removesuffix('.png')} in words {k}" for k in range(3)]
+    with pytest.raises(InputError, match=r"train_images=17: there are 16"):
+        train(17)
