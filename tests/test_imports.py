@@ -21,3 +21,18 @@ def test_a_part_imports_what_it_needs(module, absent):
     code = f"import sys, {module}; print(*(name for name in {absent!r} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_importing_computes_nothing():
+    """A process that computed could not join others any more (jax.distributed), nor choose its devices."""
+    modules = sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "cusa_jax").rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    )
+    code = (
+        f"import importlib; [importlib.import_module(module) for module in {modules!r}]\n"
+        "from jax._src import xla_bridge; print(list(xla_bridge._backends))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -143,5 +143,5 @@ def test_centring_takes_off_what_all_samples_share():
     found = similarity.teacher(similarity.centred(features), similarity.centred(features))
     np.testing.assert_allclose(found.image, own @ own.T, atol=1e-5)
     # Before, all were alike.
-    assert similarity.teacher(features, features).image.min() > 0.9
+    assert similarity.teacher(features, features).image.min() > 0.75
     assert found.image.min() < -0.2

@@ -48,8 +48,11 @@ class Format:
 
 
 def _init_text(model: Callable[[Any], nn.Module]) -> Callable[[Any], Params]:
-    text = jnp.ones((1, 1), jnp.int32)
-    return lambda config: model(config).init(jax.random.key(0), text, text)["params"]
+    def init(config: Any) -> Params:
+        text = jnp.ones((1, 1), jnp.int32)
+        return model(config).init(jax.random.key(0), text, text)["params"]
+
+    return init
 
 
 def _init_vision(model: Callable[[Any], nn.Module]) -> Callable[[Any], Params]:
