@@ -3,6 +3,8 @@
 import functools
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cusa_jax.benchmark import measure
@@ -19,7 +21,7 @@ def row(photos: int, width: int, repeats: int) -> Row:
     """
     rng = np.random.default_rng(0)
     items = rng.standard_normal((photos, width), np.float32)
-    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    items = jnp.asarray(items / np.linalg.norm(items, axis=1, keepdims=True))
     start = time.perf_counter()
     best(items, items[0], LIMIT)
     first = time.perf_counter() - start
@@ -33,5 +35,5 @@ def row(photos: int, width: int, repeats: int) -> Row:
     }
 
 
-def _query(items: np.ndarray) -> list[Hit]:
+def _query(items: jax.Array) -> list[Hit]:
     return best(items, items[-1], LIMIT)
