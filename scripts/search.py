@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
 
 
 def build_index(photos: Path) -> None:
-    from cusa_jax.search import index, model
+    from cusa_jax.search import index, ingest, model
     from cusa_jax.search.photos import UNREADABLE
 
     if not CHECKPOINT.value or not OUT.value:
@@ -73,7 +73,7 @@ def build_index(photos: Path) -> None:
     encoder, variables, fingerprint = model.load(CHECKPOINT.value, BATCH.value)
     origin = index.Origin(str(photos), str(find_model(CHECKPOINT.value).resolve()), fingerprint)
     try:
-        done = index.update(Path(OUT.value), origin, encoder, variables, FORGET.value)
+        done = ingest.update(Path(OUT.value), origin, encoder, variables, FORGET.value)
     except KeyboardInterrupt:
         print("\nstopped; the same command continues", file=sys.stderr)
         sys.exit(130)
@@ -154,7 +154,7 @@ def _show(finder: "Finder", text: str, hits: "list[Hit]") -> None:
     if HTML.value:
         from cusa_jax.report.page import write_search
 
-        found = [(hit.score, finder.photos[hit.number]) for hit in hits]
+        found = [(hit.score, Path(finder.photos[hit.number])) for hit in hits]
         write_search(Path(HTML.value), text, IMAGE.value, found)
         print(f"page: {HTML.value}")
 

@@ -45,4 +45,4 @@ def save(path: Path, colour, size=(60, 40)):
 
 def colour_finder(photos: list[Path]) -> Finder:
     pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize((8, 8))) for path in photos])
-    return Finder(photos, *Colours().images(None, pixels), Colours(), None)
+    return Finder(list(map(str, photos)), *Colours().images(None, pixels), Colours(), None)

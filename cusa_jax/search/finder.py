@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,10 +32,11 @@ class Hit:
 class Finder:
     """Exact search of N photos. Texts are compared by the cross-modal heads, photos by the uni-modal one.
 
-    cross, uni: float32 [N, E] of length 1, kept on the device. encoder: of one row at a time, as `encoder.Encoder`.
+    photos: N paths. cross, uni: float32 [N, E] of length 1, kept on the device. encoder: of one row at a time, as
+    `encoder.Encoder`.
     """
 
-    def __init__(self, photos: list[Path], cross: np.ndarray, uni: np.ndarray, encoder: Any, variables: Any):
+    def __init__(self, photos: list[str], cross: np.ndarray, uni: np.ndarray, encoder: Any, variables: Any):
         self.photos, self.cross, self.uni = photos, jnp.asarray(cross), jnp.asarray(uni)
         self._encoder, self._variables = encoder, variables
         # One query at a time: more would only share the same cores and need memory each.
