@@ -108,18 +108,22 @@ def query(file: Path, texts: list[str]) -> None:
         )
     if HTML.value and (TEXTS.value or len(texts) > 1):
         raise InputError("--html shows what one text or photo finds; leave it out, or ask one at a time")
-    finder = _finder(file)
-    if IMAGE.value:
-        from cusa_jax.data.images import open_image
+    from cusa_jax.data.images import open_image
 
-        hits = finder.by_picture(finder.embed_picture(open_image(IMAGE.value, as_shown=True)), _wanted())
-        _show(finder, "", hits)
-    for text in _lines() if TEXTS.value else texts:
+    # What is asked is looked at before the model is loaded.
+    picture = open_image(IMAGE.value, as_shown=True) if IMAGE.value else None
+    asked = _lines() if TEXTS.value else texts
+    finder = _finder(file)
+    if picture:
+        _show(finder, "", finder.by_picture(finder.embed_picture(picture), _wanted()))
+    for text in asked:
         if TEXTS.value or len(texts) > 1:
             print(f"# {one_line(text)}")
         embedding, cut = finder.embed_text(text)
         if cut:
-            print(f"the text was cut to {finder.text_length} tokens", file=sys.stderr)
+            print(
+                "only the beginning of the text was used: it is longer than the model reads", file=sys.stderr
+            )
         _show(finder, text, finder.by_text(embedding, _wanted()))
 
 
@@ -131,12 +135,13 @@ def _finder(file: Path) -> "Finder":
 
 def _lines() -> Iterable[str]:
     """The texts of --texts; those of standard input as they come, so that a program can ask through a pipe."""
-    try:
-        lines = (
-            sys.stdin if TEXTS.value == "-" else Path(TEXTS.value).read_text("utf-8", "replace").splitlines()
-        )
-    except OSError as error:
-        raise InputError(f"{TEXTS.value}: cannot be read ({error.strerror})") from error
+    if TEXTS.value == "-":
+        lines: Iterable[str] = sys.stdin
+    else:
+        try:
+            lines = Path(TEXTS.value).read_text("utf-8", "replace").splitlines()
+        except OSError as error:
+            raise InputError(f"{TEXTS.value}: cannot be read ({error.strerror})") from error
     return (line.strip() for line in lines if line.strip())
 
 

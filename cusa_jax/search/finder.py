@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from PIL import Image
 
-from cusa_jax.data.captions import clean_captions
+from cusa_jax.data.captions import MAX_WORDS, clean_captions
 from cusa_jax.data.images import preprocess
 from cusa_jax.data.tokenize import LENGTH_BUCKETS, fitted, tokenizer
 
@@ -42,7 +42,6 @@ class Finder:
         # One query at a time: more would only share the same cores and need memory each.
         self._busy = threading.Lock()
         self._tokenize = tokenizer(encoder.student.inputs.text)
-        self.text_length: int = encoder.student.inputs.text.length
 
     def prepare(self) -> None:
         """Compiles what the first short text needs."""
@@ -58,11 +57,12 @@ class Finder:
 
     def embed_text(self, text: str) -> tuple[np.ndarray, bool]:
         """(cross-modal embedding [E], whether the text was cut)."""
-        tokens, cut = self._tokenize(clean_captions([text]))
+        inputs = self._encoder.student.inputs.text
+        tokens, cut = self._tokenize(clean_captions([text]) if inputs.cleaned else [text])
+        cut = cut or (inputs.cleaned and len(text.split()) > MAX_WORDS)
         with self._busy:
             # Most queries are short, and the time that a text takes grows with its width.
-            tokens = fitted(tokens, self._encoder.student.inputs.text)
-            return self._encoder.texts(self._variables, tokens)[0][0], bool(cut)
+            return self._encoder.texts(self._variables, fitted(tokens, inputs))[0][0], bool(cut)
 
     def embed_picture(self, picture: Image.Image) -> np.ndarray:
         """Uni-modal embedding [E] of an RGB picture."""

@@ -4,6 +4,7 @@ The encoder is a stand-in whose embeddings can be told by hand: the mean colour 
 """
 
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,8 +53,8 @@ def origin(photos, fingerprint="model"):
     return index.Origin(str(photos), "runs/x", fingerprint)
 
 
-def update(tmp_path, photos, encoder=None, **options):
-    return ingest.update(tmp_path / "index", origin(photos, **options), encoder or MeanColour(), 1.0)
+def update(tmp_path, photos, encoder=None, forget=False, **options):
+    return ingest.update(tmp_path / "index", origin(photos, **options), encoder or MeanColour(), 1.0, forget)
 
 
 def read(file, head):
@@ -200,6 +201,52 @@ def test_a_drive_that_is_not_there_empties_no_index(tmp_path, photos):
     photos.rmdir()
     (tmp_path / "away").rename(photos)
     assert update(tmp_path, photos) == ingest.Updated(0, 5, 0, [])
+
+
+def test_the_photos_of_a_folder_within_that_is_empty_are_kept_until_they_are_forgotten(tmp_path, photos):
+    save(photos / "0.png", 1)
+    update(tmp_path, photos)
+    away = tmp_path / "away"
+    (photos / "deep").rename(away)
+    (photos / "deep").mkdir()
+    assert update(tmp_path, photos) == ingest.Updated(0, 1, 0, [], {}, kept=5)
+    assert len(read(tmp_path / "index", "cross")[1]) == 6
+
+    (photos / "deep").rmdir()
+    away.rename(photos / "deep")
+    assert update(tmp_path, photos) == ingest.Updated(0, 6, 0, [])
+
+    for path in (photos / "deep").iterdir():
+        path.unlink()
+    assert update(tmp_path, photos, forget=True) == ingest.Updated(0, 1, 5, [])
+    assert [path.name for path in read(tmp_path / "index", "cross")[1]] == ["0.png"]
+    (photos / "0.png").unlink()
+    assert update(tmp_path, photos, forget=True) == ingest.Updated(0, 0, 1, [])
+
+
+def test_the_index_of_a_folder_that_was_moved_follows_it(tmp_path, photos):
+    update(tmp_path, photos)
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(photos, moved)
+    save(moved / "deep" / "9.png", 3)
+    with pytest.raises(
+        InputError, match=r"index: is the index of .*photos; name another --out for .*elsewhere"
+    ):
+        update(tmp_path, moved)  # the old folder is still there
+    shutil.rmtree(photos)
+    assert update(tmp_path, moved) == ingest.Updated(1, 5, 0, [])
+    told, names, _ = read(tmp_path / "index", "cross")
+    assert told.photos == str(moved)
+    assert names[0] == moved / "deep" / "0.png"
+
+
+def test_a_folder_with_other_photos_is_not_the_one_that_was_moved(tmp_path, photos):
+    update(tmp_path, photos)
+    photos.rename(tmp_path / "elsewhere")
+    for n in range(3):
+        (tmp_path / "elsewhere" / "deep" / f"{n}.png").write_bytes(b"another")
+    with pytest.raises(InputError, match=r"is the index of .*photos"):
+        update(tmp_path, tmp_path / "elsewhere")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")

@@ -2,14 +2,17 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from photo_search import colour_finder, save
+from photo_search import Colours, colour_finder, save
 from PIL import Image
 from starlette.testclient import TestClient
 
+from cusa_jax.data.tokenize import ClipTokenizer
+from cusa_jax.inputs import Inputs, Pixels, Text
 from cusa_jax.search import server
 from cusa_jax.search.finder import best
 
@@ -52,6 +55,23 @@ def test_a_text_finds_photos_page_by_page(client):
     assert red.json()["hits"][0]["path"] == "000.png"
     pages = [numbers(client.get(f"/find?text=blue&start={start}")) for start in (0, 40, 80, 120)]
     assert [number for page in pages for number in page] == list(range(N))[::-1]
+
+
+@pytest.mark.parametrize(("cleaned", "asked"), [(True, "a red dog"), (False, "A red-dog!")])
+def test_a_text_is_cleaned_where_the_models_captions_were(monkeypatch, folder, cleaned, asked):
+    finder = colour_finder(sorted(folder.glob("*.png")))
+    inputs = Inputs(Pixels(8), Text(77, 49408, cleaned=cleaned))
+    monkeypatch.setattr(Colours, "student", SimpleNamespace(inputs=inputs))
+    seen = []
+    monkeypatch.setattr(finder, "_tokenize", lambda texts: seen.extend(texts) or ClipTokenizer()(texts))
+    finder.embed_text("A red-dog!")
+    assert seen == [asked]
+
+
+def test_only_the_beginning_of_a_long_text_is_used_and_that_is_told(client):
+    for words in ("red " * 64, "red " * 65, "extraordinarily " * 50):
+        told = client.get("/find", params={"text": words}).json()["note"]
+        assert bool(told) == (words != "red " * 64), words
 
 
 def test_a_photo_finds_what_is_like_it(client):
