@@ -33,6 +33,7 @@ FORGET = flags.DEFINE_bool("forget", False, "Take out photos of folders of which
 IMAGE = flags.DEFINE_string("image", "", "Photo to search by.")
 TEXTS = flags.DEFINE_string("texts", "", "File of texts to search by, one a line; - is standard input.")
 TOGETHER = flags.DEFINE_bool("together", False, "Show near-duplicates as one photo.")
+ALIKE = flags.DEFINE_float("alike", 0.97, "Cosine similarity of near-duplicates.", -1.0, 1.0)
 PHOTOS = flags.DEFINE_string("photos", "", "Folder of the photos, where it was moved since.")
 K = flags.DEFINE_integer("k", 10, "How many photos to find.", lower_bound=1)
 HTML = flags.DEFINE_string("html", "", "Also write what was found as a page, to this file.")
@@ -130,7 +131,7 @@ def query(file: Path, texts: list[str]) -> None:
 def _finder(file: Path) -> "Finder":
     from cusa_jax.search.model import open_index
 
-    return open_index(file, CHECKPOINT.value, PHOTOS.value)
+    return open_index(file, CHECKPOINT.value, PHOTOS.value, ALIKE.value)
 
 
 def _lines() -> Iterable[str]:

@@ -26,7 +26,6 @@ from cusa_jax.models.clip import PRESETS
 from cusa_jax.models.families import describe
 from cusa_jax.models.student import Options
 from cusa_jax.scalars import init, specifications
-from cusa_jax.search.finder import ALIKE
 from cusa_jax.search.index import fingerprint
 from cusa_jax.types import TrainState
 from cusa_jax.weights.formats import load_model, write_weights
@@ -141,7 +140,15 @@ def test_many_texts_through_a_pipe_of_photos_that_were_moved_near_duplicates_as_
     workdir, model, variables = trained
     search("index", photos, f"--checkpoint={workdir}", f"--out={tmp_path}/index")
     cross_image, uni_image, cross_text, _ = embeddings(model, variables, photos, TEXT)
-    asked = ["query", tmp_path / "index", "--texts=-", "--together", "--k=2", f"--photos={tmp_path}/moved"]
+    asked = [
+        "query",
+        tmp_path / "index",
+        "--texts=-",
+        "--together",
+        "--alike=0.9",
+        "--k=2",
+        f"--photos={tmp_path}/moved",
+    ]
     done = search(*asked, given=f"{TEXT}\n\n  {'a wedge ' * 60}\n")
     heads = [line for line in done.stdout.splitlines() if line.startswith("#")]
     assert heads == [f"# {TEXT}", f"# {'a wedge ' * 60}".strip()]
@@ -149,7 +156,7 @@ def test_many_texts_through_a_pipe_of_photos_that_were_moved_near_duplicates_as_
     best = list(np.argsort(-(cross_image @ cross_text[0]), kind="stable"))
     expected = []
     while best:
-        alike = [other for other in best if uni_image[best[0]] @ uni_image[other] >= ALIKE]
+        alike = [other for other in best if uni_image[best[0]] @ uni_image[other] >= 0.9]
         expected.append((f"{tmp_path}/moved/{best[0]:02}.png", len(alike) - 1))
         best = [other for other in best if other not in alike]
     told = re.findall(r"^-?\d\.\d{4}  (\S+)(?:  \(and (\d+) alike\))?$", done.stdout.split("#")[1], re.M)

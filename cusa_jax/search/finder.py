@@ -16,7 +16,7 @@ from cusa_jax.data.captions import MAX_WORDS, clean_captions
 from cusa_jax.data.images import preprocess
 from cusa_jax.data.tokenize import LENGTH_BUCKETS, fitted, tokenizer
 
-# Cosine similarity of two photos that are shown as one: other sizes and qualities of a picture lie above.
+# Cosine similarity of two photos that are shown as one, unless the user says another.
 ALIKE = 0.97
 
 
@@ -36,9 +36,17 @@ class Finder:
     `encoder.Encoder`.
     """
 
-    def __init__(self, photos: list[str], cross: np.ndarray, uni: np.ndarray, encoder: Any, variables: Any):
+    def __init__(
+        self,
+        photos: list[str],
+        cross: np.ndarray,
+        uni: np.ndarray,
+        encoder: Any,
+        variables: Any,
+        alike: float = ALIKE,
+    ):
         self.photos, self.cross, self.uni = photos, jnp.asarray(cross), jnp.asarray(uni)
-        self._encoder, self._variables = encoder, variables
+        self._encoder, self._variables, self._alike = encoder, variables, alike
         # One query at a time: more would only share the same cores and need memory each.
         self._busy = threading.Lock()
         self._tokenize = tokenizer(encoder.student.inputs.text)
@@ -79,7 +87,7 @@ class Finder:
     def together(self, hits: list[Hit]) -> list[Hit]:
         """Every photo with its near-duplicates further down, which have no place of their own."""
         rows = np.asarray(self.uni[np.array([hit.number for hit in hits])])
-        near = rows @ rows.T >= ALIKE
+        near = rows @ rows.T >= self._alike
         shown, left = [], np.ones(len(hits), bool)
         for place, hit in enumerate(hits):
             if left[place]:

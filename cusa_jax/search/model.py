@@ -14,7 +14,7 @@ from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Pixels
 from cusa_jax.search import index
-from cusa_jax.search.finder import Finder
+from cusa_jax.search.finder import ALIKE, Finder
 from cusa_jax.weights.formats import load_model
 
 
@@ -35,8 +35,10 @@ def load(checkpoint: str, batch_size: int) -> tuple[Encoder, Any, str]:
     return encoder, sharding.put_params(variables, encoder.mesh), index.fingerprint(student, variables)
 
 
-def open_index(file: Path, checkpoint: str = "", photos: str = "") -> Finder:
+def open_index(file: Path, checkpoint: str = "", photos: str = "", alike: float = ALIKE) -> Finder:
     """The finder of an index. checkpoint, photos: where the model or the folder is now, if it was moved.
+
+    alike: cosine similarity of photos that are near-duplicates.
 
     Raises InputError for a damaged index, or a model that did not make it.
     """
@@ -47,7 +49,7 @@ def open_index(file: Path, checkpoint: str = "", photos: str = "") -> Finder:
     index.check_model(file, held.origin, fingerprint, checkpoint)
     folder = os.path.abspath(photos or held.origin.photos)
     paths = [os.path.join(folder, name) for name in held.names]
-    return Finder(paths, held.cross, held.uni, encoder, variables)
+    return Finder(paths, held.cross, held.uni, encoder, variables, alike)
 
 
 def compiled_beside(file: Path) -> Path:
