@@ -4,7 +4,7 @@ python scripts/bench.py --config=configs/flickr.py [--model=vit_l_14_336 …] [-
 python scripts/bench.py --config=configs/flickr.py --table=step --repeats=0  # plans memory and counts FLOPs only
 python scripts/bench.py --config=configs/flickr.py --against=CHECKOUT --step=cusa-live-text  # beside the reference
 python scripts/bench.py --config=configs/demo.py --table=input               # on the configuration's own data
-python scripts/bench.py --config=configs/demo.py --table=search              # [--photos=100000 …] [--embedding=512]
+python scripts/bench.py --config=configs/flickr.py --table=search            # [--photos=100000 …] [--repeats=1]
 
 Variants run in alternating rounds; a figure is the median, beside it the spread (slowest minus fastest). Memory is
 what the compiler plans. But for `input`, samples and teachers are random, of the paper's sizes.
@@ -61,7 +61,6 @@ DENSE_UP_TO = flags.DEFINE_integer("dense_up_to", 16384, "Rows above which it ru
 
 BATCHES = flags.DEFINE_integer("batches", 20, "Of a round of the input table.", lower_bound=1)
 PHOTOS = flags.DEFINE_multi_integer("photos", [1000, 100_000], "Of the search table.", lower_bound=1)
-EMBEDDING = flags.DEFINE_integer("embedding", 512, "Width of its embeddings.", lower_bound=1)
 AGAINST = flags.DEFINE_string("against", "", "Instead of tables: time a checkout of the PyTorch reference.")
 
 
@@ -110,8 +109,11 @@ def input_rows(config: Any) -> Iterator[list[Row]]:
     yield inputs.rows(config, BATCHES.value, REPEATS.value)
 
 
-def search_rows(_config: Any) -> Iterator[list[Row]]:
-    yield [search.row(photos, EMBEDDING.value, REPEATS.value) for photos in PHOTOS.value]
+def search_rows(config: Any) -> Iterator[list[Row]]:
+    for model in MODEL.value or [config.model.name]:
+        named = with_argument(config.copy_and_resolve_references(), f"model={model}")
+        for row in search.rows(typed(named), PHOTOS.value, REPEATS.value):
+            yield [{"model": model, **row}]
 
 
 def against_rows(config: Any) -> Iterator[list[Row]]:

@@ -33,6 +33,7 @@ FORGET = flags.DEFINE_bool("forget", False, "Take out photos of folders of which
 IMAGE = flags.DEFINE_string("image", "", "Photo to search by.")
 TEXTS = flags.DEFINE_string("texts", "", "File of texts to search by, one a line; - is standard input.")
 TOGETHER = flags.DEFINE_bool("together", False, "Show near-duplicates as one photo.")
+ALIKE = flags.DEFINE_float("alike", 0.97, "Cosine similarity of near-duplicates.", -1.0, 1.0)
 PHOTOS = flags.DEFINE_string("photos", "", "Folder of the photos, where it was moved since.")
 K = flags.DEFINE_integer("k", 10, "How many photos to find.", lower_bound=1)
 HTML = flags.DEFINE_string("html", "", "Also write what was found as a page, to this file.")
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
 
 
 def build_index(photos: Path) -> None:
-    from cusa_jax.search import index, model
+    from cusa_jax.search import index, ingest, model
     from cusa_jax.search.photos import UNREADABLE
 
     if not CHECKPOINT.value or not OUT.value:
@@ -73,7 +74,7 @@ def build_index(photos: Path) -> None:
     encoder, variables, fingerprint = model.load(CHECKPOINT.value, BATCH.value)
     origin = index.Origin(str(photos), str(find_model(CHECKPOINT.value).resolve()), fingerprint)
     try:
-        done = index.update(Path(OUT.value), origin, encoder, variables, FORGET.value)
+        done = ingest.update(Path(OUT.value), origin, encoder, variables, FORGET.value)
     except KeyboardInterrupt:
         print("\nstopped; the same command continues", file=sys.stderr)
         sys.exit(130)
@@ -108,35 +109,40 @@ def query(file: Path, texts: list[str]) -> None:
         )
     if HTML.value and (TEXTS.value or len(texts) > 1):
         raise InputError("--html shows what one text or photo finds; leave it out, or ask one at a time")
-    finder = _finder(file)
-    if IMAGE.value:
-        from cusa_jax.data.images import open_image
+    from cusa_jax.data.images import open_image
 
-        hits = finder.by_picture(finder.embed_picture(open_image(IMAGE.value, as_shown=True)), _wanted())
-        _show(finder, "", hits)
-    for text in _lines() if TEXTS.value else texts:
+    # What is asked is looked at before the model is loaded.
+    picture = open_image(IMAGE.value, as_shown=True) if IMAGE.value else None
+    asked = _lines() if TEXTS.value else texts
+    finder = _finder(file)
+    if picture:
+        _show(finder, "", finder.by_picture(finder.embed_picture(picture), _wanted()))
+    for text in asked:
         if TEXTS.value or len(texts) > 1:
             print(f"# {one_line(text)}")
         embedding, cut = finder.embed_text(text)
         if cut:
-            print(f"the text was cut to {finder.text_length} tokens", file=sys.stderr)
+            print(
+                "only the beginning of the text was used: it is longer than the model reads", file=sys.stderr
+            )
         _show(finder, text, finder.by_text(embedding, _wanted()))
 
 
 def _finder(file: Path) -> "Finder":
     from cusa_jax.search.model import open_index
 
-    return open_index(file, CHECKPOINT.value, PHOTOS.value)
+    return open_index(file, CHECKPOINT.value, PHOTOS.value, ALIKE.value)
 
 
 def _lines() -> Iterable[str]:
     """The texts of --texts; those of standard input as they come, so that a program can ask through a pipe."""
-    try:
-        lines = (
-            sys.stdin if TEXTS.value == "-" else Path(TEXTS.value).read_text("utf-8", "replace").splitlines()
-        )
-    except OSError as error:
-        raise InputError(f"{TEXTS.value}: cannot be read ({error.strerror})") from error
+    if TEXTS.value == "-":
+        lines: Iterable[str] = sys.stdin
+    else:
+        try:
+            lines = Path(TEXTS.value).read_text("utf-8", "replace").splitlines()
+        except OSError as error:
+            raise InputError(f"{TEXTS.value}: cannot be read ({error.strerror})") from error
     return (line.strip() for line in lines if line.strip())
 
 
@@ -154,7 +160,7 @@ def _show(finder: "Finder", text: str, hits: "list[Hit]") -> None:
     if HTML.value:
         from cusa_jax.report.page import write_search
 
-        found = [(hit.score, finder.photos[hit.number]) for hit in hits]
+        found = [(hit.score, Path(finder.photos[hit.number])) for hit in hits]
         write_search(Path(HTML.value), text, IMAGE.value, found)
         print(f"page: {HTML.value}")
 

@@ -24,14 +24,14 @@ class Colours:
         return both(pixels.mean((1, 2)).astype(np.float32) + 1)
 
     def texts(self, _variables, tokens):
-        return both(np.float32([colour_of().get(tuple(row), (1, 1, 1)) for row in tokens]))
+        return both(np.float32([colour_of().get(tuple(row[row > 0]), (1, 1, 1)) for row in tokens]))
 
 
 @functools.cache
 def colour_of():
-    """Of the token ids of a text."""
+    """Of the token ids of a text, without padding."""
     tokens, _ = ClipTokenizer()(list(COLOURS))
-    return {tuple(row): colour for row, colour in zip(tokens, COLOURS.values(), strict=True)}
+    return {tuple(row[row > 0]): colour for row, colour in zip(tokens, COLOURS.values(), strict=True)}
 
 
 def both(colour):
@@ -45,4 +45,4 @@ def save(path: Path, colour, size=(60, 40)):
 
 def colour_finder(photos: list[Path]) -> Finder:
     pixels = np.stack([np.asarray(Image.open(path).convert("RGB").resize((8, 8))) for path in photos])
-    return Finder(photos, *Colours().images(None, pixels), Colours(), None)
+    return Finder(list(map(str, photos)), *Colours().images(None, pixels), Colours(), None)

@@ -134,6 +134,48 @@ def test_the_command_finds_what_the_model_scores_highest(trained, photos, tmp_pa
     assert page.read_text().count("<img") == 6
 
 
+def test_many_texts_through_a_pipe_of_photos_that_were_moved_near_duplicates_as_one(
+    trained, photos, tmp_path
+):
+    workdir, model, variables = trained
+    search("index", photos, f"--checkpoint={workdir}", f"--out={tmp_path}/index")
+    cross_image, uni_image, cross_text, _ = embeddings(model, variables, photos, TEXT)
+    asked = [
+        "query",
+        tmp_path / "index",
+        "--texts=-",
+        "--together",
+        "--alike=0.9",
+        "--k=2",
+        f"--photos={tmp_path}/moved",
+    ]
+    done = search(*asked, given=f"{TEXT}\n\n  {'a wedge ' * 60}\n")
+    heads = [line for line in done.stdout.splitlines() if line.startswith("#")]
+    assert heads == [f"# {TEXT}", f"# {'a wedge ' * 60}".strip()]
+    assert done.stderr == "only the beginning of the text was used: it is longer than the model reads\n"
+    best = list(np.argsort(-(cross_image @ cross_text[0]), kind="stable"))
+    expected = []
+    while best:
+        alike = [other for other in best if uni_image[best[0]] @ uni_image[other] >= 0.9]
+        expected.append((f"{tmp_path}/moved/{best[0]:02}.png", len(alike) - 1))
+        best = [other for other in best if other not in alike]
+    told = re.findall(r"^-?\d\.\d{4}  (\S+)(?:  \(and (\d+) alike\))?$", done.stdout.split("#")[1], re.M)
+    assert [(name, int(alike or 0)) for name, alike in told] == expected[:2]
+    assert any(alike for _, alike in told)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a text", "--image=cat.jpg"], "query needs texts or a photo"),
+        (["a text", "another", "--html=found.html"], "--html shows what one text or photo finds"),
+        (["--texts=none.txt"], "none.txt: cannot be read (No such file or directory)"),
+    ],
+)
+def test_what_cannot_be_asked_is_told_before_the_index_is_opened(arguments, message):
+    assert message in search("query", "no.index", *arguments, fails=True).stderr
+
+
 def test_a_model_of_another_vocabulary_cannot_search(photos, tmp_path):
     student = clip.student(dataclasses.replace(PRESETS["toy"], vocab_size=32000), Options(heads=()))
     weights = Weights("clip", student.sizes, jax.device_get(jax.jit(student.init)(jax.random.key(0))))
@@ -146,9 +188,11 @@ def test_a_model_of_another_vocabulary_cannot_search(photos, tmp_path):
     assert not (tmp_path / "index").exists()
 
 
-def search(*arguments, fails: bool = False) -> subprocess.CompletedProcess:
+def search(*arguments, fails: bool = False, given: str = "") -> subprocess.CompletedProcess:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "scripts/search.py", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, input=given, capture_output=True, text=True, check=False
+    )
     assert done.returncode == (2 if fails else 0), done.stderr
     return done

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from PIL import Image
 
-from cusa_jax.data.captions import clean_captions
+from cusa_jax.data.captions import MAX_WORDS, clean_captions
 from cusa_jax.data.images import preprocess
-from cusa_jax.data.tokenize import tokenizer
+from cusa_jax.data.tokenize import LENGTH_BUCKETS, fitted, tokenizer
 
-# Photos scored at a time: their scores stay in the processor's cache.
-_TILE = 1 << 14
-# Cosine similarity of two photos that are shown as one: other sizes and qualities of a picture lie above.
+# Cosine similarity of two photos that are shown as one, unless the user says another.
 ALIKE = 0.97
 
 
@@ -32,22 +32,45 @@ class Hit:
 class Finder:
     """Exact search of N photos. Texts are compared by the cross-modal heads, photos by the uni-modal one.
 
-    cross, uni: float32 [N, E] of length 1. encoder: of one row at a time, as `encoder.Encoder`.
+    photos: N paths. cross, uni: float32 [N, E] of length 1, kept on the device. encoder: of one row at a time, as
+    `encoder.Encoder`.
     """
 
-    def __init__(self, photos: list[Path], cross: np.ndarray, uni: np.ndarray, encoder: Any, variables: Any):
-        self.photos, self.cross, self.uni = photos, cross, uni
-        self._encoder, self._variables = encoder, variables
+    def __init__(
+        self,
+        photos: list[str],
+        cross: np.ndarray,
+        uni: np.ndarray,
+        encoder: Any,
+        variables: Any,
+        alike: float = ALIKE,
+    ):
+        self.photos, self.cross, self.uni = photos, jnp.asarray(cross), jnp.asarray(uni)
+        self._encoder, self._variables, self._alike = encoder, variables, alike
         # One query at a time: more would only share the same cores and need memory each.
         self._busy = threading.Lock()
         self._tokenize = tokenizer(encoder.student.inputs.text)
-        self.text_length: int = encoder.student.inputs.text.length
+
+    def prepare(self) -> None:
+        """Compiles what the first short text needs."""
+        self.by_text(self.embed_text("a photo")[0], len(self.photos))
+
+    def prepare_the_rest(self) -> None:
+        """Compiles for longer texts and for photos; queries are answered meanwhile."""
+        inputs = self._encoder.student.inputs
+        tokens, _ = self._tokenize([" ".join(["photo"] * inputs.text.length)])
+        for width in LENGTH_BUCKETS:
+            self._encoder.texts(self._variables, fitted(tokens[:, :width], inputs.text))
+        self._encoder.images(self._variables, np.zeros((1, *inputs.image.shape), np.uint8))
 
     def embed_text(self, text: str) -> tuple[np.ndarray, bool]:
         """(cross-modal embedding [E], whether the text was cut)."""
-        tokens, cut = self._tokenize(clean_captions([text]))
+        inputs = self._encoder.student.inputs.text
+        tokens, cut = self._tokenize(clean_captions([text]) if inputs.cleaned else [text])
+        cut = cut or (inputs.cleaned and len(text.split()) > MAX_WORDS)
         with self._busy:
-            return self._encoder.texts(self._variables, tokens)[0][0], bool(cut)
+            # Most queries are short, and the time that a text takes grows with its width.
+            return self._encoder.texts(self._variables, fitted(tokens, inputs))[0][0], bool(cut)
 
     def embed_picture(self, picture: Image.Image) -> np.ndarray:
         """Uni-modal embedding [E] of an RGB picture."""
@@ -58,13 +81,13 @@ class Finder:
     def by_text(self, embedding: np.ndarray, k: int) -> list[Hit]:
         return best(self.cross, embedding, k)
 
-    def by_picture(self, embedding: np.ndarray, k: int) -> list[Hit]:
+    def by_picture(self, embedding: ArrayLike, k: int) -> list[Hit]:
         return best(self.uni, embedding, k)
 
     def together(self, hits: list[Hit]) -> list[Hit]:
         """Every photo with its near-duplicates further down, which have no place of their own."""
-        rows = self.uni[[hit.number for hit in hits]]
-        near = rows @ rows.T >= ALIKE
+        rows = np.asarray(self.uni[np.array([hit.number for hit in hits])])
+        near = rows @ rows.T >= self._alike
         shown, left = [], np.ones(len(hits), bool)
         for place, hit in enumerate(hits):
             if left[place]:
@@ -76,17 +99,20 @@ class Finder:
         return shown
 
 
-def best(items: np.ndarray, query: np.ndarray, k: int) -> list[Hit]:
+def best(items: jax.Array, query: ArrayLike, k: int) -> list[Hit]:
     """The min(k, N) items [N, E] of highest inner product with a query [E], best first; equal ones by number.
 
-    Scored on the host: one query reads the items once, which is faster than to send them anywhere.
+    Exact. One pass over the items, which is as fast as the memory they are in; only their scores leave the device.
     """
-    scores = np.empty(len(items), np.float32)
-    for start in range(0, len(items), _TILE):
-        np.dot(items[start : start + _TILE], query, out=scores[start : start + _TILE])
+    scores = np.asarray(_scores(items, query))
     k = min(k, len(items))
     # All that reach the k-th score, so that equal ones are told apart by number.
     threshold = np.partition(scores, -k)[-k]
     numbers = np.flatnonzero(scores >= threshold)
     numbers = numbers[np.argsort(-scores[numbers], kind="stable")][:k]
     return [Hit(int(number), float(scores[number])) for number in numbers]
+
+
+@jax.jit
+def _scores(items: jax.Array, query: ArrayLike) -> jax.Array:
+    return jnp.matmul(items, query, precision=jax.lax.Precision.HIGHEST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import uvicorn
 
@@ -15,8 +16,7 @@ _HOST = "127.0.0.1"
 
 def serve(finder: Finder, port: int) -> None:
     """Until interrupted. port: 0 takes a free one. Raises InputError where the port is taken."""
-    # The first query compiles: before the page can be asked.
-    finder.embed_text("a photo")
+    finder.prepare()
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -26,5 +26,6 @@ def serve(finder: Finder, port: int) -> None:
         # A thousand connections wait here for their turn.
         listening.listen(2048)
         address = f"http://{_HOST}:{listening.getsockname()[1]}"
+        threading.Thread(target=finder.prepare_the_rest, daemon=True).start()
         print(f"{len(finder.photos)} photos at {address} (Ctrl-C ends it)", flush=True)
         uvicorn.Server(uvicorn.Config(app(finder), log_level="error", backlog=2048)).run([listening])

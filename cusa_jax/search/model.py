@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Pixels
 from cusa_jax.search import index
-from cusa_jax.search.finder import Finder
+from cusa_jax.search.finder import ALIKE, Finder
 from cusa_jax.weights.formats import load_model
 
 
@@ -34,25 +35,31 @@ def load(checkpoint: str, batch_size: int) -> tuple[Encoder, Any, str]:
     return encoder, sharding.put_params(variables, encoder.mesh), index.fingerprint(student, variables)
 
 
-def open_index(file: Path, checkpoint: str = "", photos: str = "") -> Finder:
+def open_index(file: Path, checkpoint: str = "", photos: str = "", alike: float = ALIKE) -> Finder:
     """The finder of an index. checkpoint, photos: where the model or the folder is now, if it was moved.
+
+    alike: cosine similarity of photos that are near-duplicates.
 
     Raises InputError for a damaged index, or a model that did not make it.
     """
-    origin, paths, cross = index.read(file, "cross")
-    _, _, uni = index.read(file, "uni")
-    checkpoint = checkpoint or origin.checkpoint
+    held = index.read(file)
+    checkpoint = checkpoint or held.origin.checkpoint
     keep_compiled(file)
     encoder, variables, fingerprint = load(checkpoint, 1)
-    index.check_model(file, origin, fingerprint, checkpoint)
-    if photos:
-        paths = [Path(photos).absolute() / path.relative_to(origin.photos) for path in paths]
-    return Finder(paths, cross, uni, encoder, variables)
+    index.check_model(file, held.origin, fingerprint, checkpoint)
+    folder = os.path.abspath(photos or held.origin.photos)
+    paths = [os.path.join(folder, name) for name in held.names]
+    return Finder(paths, held.cross, held.uni, encoder, variables, alike)
+
+
+def compiled_beside(file: Path) -> Path:
+    """The folder of what is compiled for an index."""
+    return Path(f"{file.absolute()}.compiled")
 
 
 def keep_compiled(file: Path) -> None:
-    """What is compiled for an index is kept beside it, INDEX.compiled, unless the user set another place."""
+    """What is compiled for an index is kept beside it, unless the user set another place."""
     if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", f"{file.absolute()}.compiled")
+        jax.config.update("jax_compilation_cache_dir", str(compiled_beside(file)))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -107,7 +107,7 @@ class _Recent(OrderedDict[Any, Any]):
 class _Pages:
     def __init__(self, finder: Finder):
         self.finder = finder
-        self.root = os.path.commonpath([path.parent for path in finder.photos])
+        self.root = os.path.commonpath({os.path.dirname(path) for path in finder.photos})
         self.answers, self.queries = _Recent(), _Recent()
         # Large photos need much memory to decode, and uploads to hold: a few at a time, the others wait.
         self.decoding, self.uploading = asyncio.Semaphore(os.cpu_count() or 2), asyncio.Semaphore(2)
@@ -185,7 +185,7 @@ class _Pages:
         return await self._picture(pictures.large, request)
 
     async def _picture(self, made: Any, request: Request) -> Response:
-        path = self.finder.photos[self._number(request.path_params["number"])]
+        path = Path(self.finder.photos[self._number(request.path_params["number"])])
         async with self.decoding:
             try:
                 content = await run_in_threadpool(made, path)

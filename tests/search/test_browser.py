@@ -117,6 +117,11 @@ def test_markup_in_a_name_is_text(page):
     at(page, "like").click()
     wait(page, lambda: MARKUP in at(page, "asked-name").text)
     assert len(page.find_elements(By.CSS_SELECTOR, "#asked img")) == 1
+    assert page.switch_to.active_element == at(page, "forget")
+    wait(page, lambda: names(page))
+    page.switch_to.active_element.send_keys(Keys.ENTER)
+    wait(page, lambda: names(page) == [] and at(page, "hint").is_displayed())
+    assert page.switch_to.active_element == at(page, "text")
 
 
 def test_scrolling_shows_every_photo_once(page):

@@ -1,14 +1,19 @@
 """What the search page's server answers, and what it refuses; the browser's side is in test_browser.py."""
 
+import asyncio
 import io
-from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
+import httpx2
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from photo_search import colour_finder, save
+from photo_search import Colours, colour_finder, save
 from PIL import Image
 from starlette.testclient import TestClient
 
+from cusa_jax.data.tokenize import ClipTokenizer
+from cusa_jax.inputs import Inputs, Pixels, Text
 from cusa_jax.search import server
 from cusa_jax.search.finder import best
 
@@ -51,6 +56,23 @@ def test_a_text_finds_photos_page_by_page(client):
     assert red.json()["hits"][0]["path"] == "000.png"
     pages = [numbers(client.get(f"/find?text=blue&start={start}")) for start in (0, 40, 80, 120)]
     assert [number for page in pages for number in page] == list(range(N))[::-1]
+
+
+@pytest.mark.parametrize(("cleaned", "asked"), [(True, "a red dog"), (False, "A red-dog!")])
+def test_a_text_is_cleaned_where_the_models_captions_were(monkeypatch, folder, cleaned, asked):
+    finder = colour_finder(sorted(folder.glob("*.png")))
+    inputs = Inputs(Pixels(8), Text(77, 49408, cleaned=cleaned))
+    monkeypatch.setattr(Colours, "student", SimpleNamespace(inputs=inputs))
+    seen = []
+    monkeypatch.setattr(finder, "_tokenize", lambda texts: seen.extend(texts) or ClipTokenizer()(texts))
+    finder.embed_text("A red-dog!")
+    assert seen == [asked]
+
+
+def test_only_the_beginning_of_a_long_text_is_used_and_that_is_told(client):
+    for words in ("red " * 64, "red " * 65, "extraordinarily " * 50):
+        told = client.get("/find", params={"text": words}).json()["note"]
+        assert bool(told) == (words != "red " * 64), words
 
 
 def test_a_photo_finds_what_is_like_it(client):
@@ -157,18 +179,19 @@ def test_what_is_dropped_may_be_anything(client):
 
 
 def test_a_thousand_requests_at_once_are_all_answered(client):
-    def ask(n):
-        return client.get((f"/find?text=red{n % 9}", f"/thumbnail/{n % N}")[n % 2]).status_code
+    async def ask_all():
+        transport = httpx2.ASGITransport(client.app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as asking:
+            addresses = [(f"/find?text=red{n % 9}", f"/thumbnail/{n % N}")[n % 2] for n in range(1000)]
+            return await asyncio.gather(*map(asking.get, addresses))
 
-    with ThreadPoolExecutor(64) as threads:
-        assert set(threads.map(ask, range(1000))) == {200}
+    assert [answer.status_code for answer in asyncio.run(ask_all())] == [200] * 1000
 
 
-def test_the_best_are_those_of_a_full_sort_with_equal_ones_by_number(monkeypatch):
-    monkeypatch.setattr("cusa_jax.search.finder._TILE", 7)
+def test_the_best_are_those_of_a_full_sort_with_equal_ones_by_number():
     rng = np.random.default_rng(0)
     items = rng.integers(-2, 3, (50, 3)).astype(np.float32)
     query = np.float32([1, 2, -1])
     expected = np.argsort(-(items @ query), kind="stable")
     for k in (1, 8, 50, 99):
-        assert [hit.number for hit in best(items, query, k)] == expected[:k].tolist()
+        assert [hit.number for hit in best(jnp.asarray(items), query, k)] == expected[:k].tolist()

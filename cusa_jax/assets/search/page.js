@@ -31,6 +31,7 @@ async function find(start = 0) {
     const found = await answer(`find?${new URLSearchParams({ ...query, ...together, start })}`);
     if (mine !== asked) return; // a later question is on its way
     if (!start) clear();
+    $("hint").hidden = true;
     total = found.total;
     for (const hit of found.hits) show(hit);
     $("more").hidden = hits.length >= total;
@@ -138,7 +139,8 @@ function typed() {
   query = null;
   $("asked").hidden = true;
   clear();
-  tell("Type, or drop a photo on this page.");
+  tell("");
+  $("hint").hidden = false;
 }
 
 $("text").addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(typed, 120); });
@@ -160,7 +162,11 @@ $("like").addEventListener("click", () => {
   $("viewer").close();
   $("text").value = "";
   ask({ like: hit.number }, `Photos like ${hit.path}`, `thumbnail/${hit.number}`);
+  // The photo that had the focus goes: the next Tab leads to what was found.
+  viewed = -1;
+  $("forget").focus();
 });
+$("forget").addEventListener("click", () => { typed(); $("text").focus(); });
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && document.activeElement !== $("text") && !$("viewer").open) { event.preventDefault(); $("text").focus(); }
 });
