@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from cusa_jax import sharding
+from cusa_jax.compiled import keep_compiled
 from cusa_jax.data.tokenize import tokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
@@ -42,7 +41,7 @@ def open_index(file: Path, checkpoint: str = "", photos: str = "") -> Finder:
     origin, paths, cross = index.read(file, "cross")
     _, _, uni = index.read(file, "uni")
     checkpoint = checkpoint or origin.checkpoint
-    keep_compiled(file)
+    keep_compiled(beside(file))
     encoder, variables, fingerprint = load(checkpoint, 1)
     index.check_model(file, origin, fingerprint, checkpoint)
     if photos:
@@ -50,9 +49,6 @@ def open_index(file: Path, checkpoint: str = "", photos: str = "") -> Finder:
     return Finder(paths, cross, uni, encoder, variables)
 
 
-def keep_compiled(file: Path) -> None:
-    """What is compiled for an index is kept beside it, INDEX.compiled, unless the user set another place."""
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", f"{file.absolute()}.compiled")
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+def beside(file: Path) -> Path:
+    """Where what is compiled for an index is kept: INDEX.compiled."""
+    return file.with_name(f"{file.name}.compiled")
