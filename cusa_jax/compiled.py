@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import hmac
 import os
@@ -103,10 +104,8 @@ def _key() -> bytes:
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(_KEY_BYTES))
         # Of several processes one is the first; all go on with its key.
-        try:
+        with contextlib.suppress(FileExistsError):
             os.link(fresh, path)
-        except FileExistsError:
-            pass
         fresh.unlink()
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
