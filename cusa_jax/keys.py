@@ -159,6 +159,7 @@ class Config:
     schedule: Schedule = section(Schedule)
     eval: Eval = section(Eval)
     checkpoint: Checkpoint = section(Checkpoint)
+    compiled: bool = switch(True, "keep what is compiled in WORKDIR/compiled, so that continuing need not")
     log: Log = section(Log)
     sharding: Sharding = section(Sharding)
 

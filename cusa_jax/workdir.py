@@ -15,12 +15,13 @@ from cusa_jax.lock import LOCK, check_free, held
 CONFIG = "config.json"
 RESULTS = "results.json"
 REPORT = "report.html"
+COMPILED = "compiled"
 
 # Keys that change how a run is carried out but not what it computes: they may differ when it is continued.
 # Data that were moved are recognised by what is in them (see train.py).
 FREE_KEYS = (
     "data.path", "data.image_root", "data.on_bad_image", "data.workers", "eval.batch_size", "log.every_steps",
-    "checkpoint.every_steps", "checkpoint.keep", "sharding.fsdp",
+    "checkpoint.every_steps", "checkpoint.keep", "sharding.fsdp", "compiled",
 )  # fmt: skip
 
 

@@ -65,12 +65,13 @@ def main(argv: list[str]) -> None:
 
 
 def build_index(photos: Path) -> None:
+    from cusa_jax.compiled import keep_compiled
     from cusa_jax.search import index, ingest, model
     from cusa_jax.search.photos import UNREADABLE
 
     if not CHECKPOINT.value or not OUT.value:
         raise InputError("index needs --checkpoint=WORKDIR, the model, and --out=INDEX, the file to write")
-    model.keep_compiled(Path(OUT.value))
+    keep_compiled(model.compiled_beside(Path(OUT.value)))
     encoder, variables, fingerprint = model.load(CHECKPOINT.value, BATCH.value)
     origin = index.Origin(str(photos), str(find_model(CHECKPOINT.value).resolve()), fingerprint)
     try:

@@ -35,6 +35,17 @@ class GroundTruth:
         name = {"i2t": "image_to_caption", "t2i": "caption_to_image"}[way]
         return _read(f"{kind}_{name}.json")
 
+    def pairs(self, kind: str, way: str) -> tuple[np.ndarray, np.ndarray]:
+        """`positives` as arrays: the query and the item of every right answer, int64 ids."""
+        return _pairs(kind, way)
+
+
+@functools.cache
+def _pairs(kind: str, way: str) -> tuple[np.ndarray, np.ndarray]:
+    truth = ground_truth().positives(kind, way)
+    queries = np.repeat(np.fromiter(truth, np.int64, len(truth)), list(map(len, truth.values())))
+    return queries, np.array([item for items in truth.values() for item in items], np.int64)
+
 
 @functools.cache
 def ground_truth() -> GroundTruth:
@@ -148,6 +159,13 @@ def coco_id(name: str | int) -> int:
     """The number that ends an image's id or file name; -1 without one, or where it is too long for an id."""
     digits = re.search(r"([0-9]+)(\.\w+)?$", str(name))
     return int(digits[1]) if digits and len(digits[1]) <= _DIGITS else -1
+
+
+def places(have: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """int [len(wanted)], where each wanted id is among others, the first of several; -1 where it is not there."""
+    order = np.argsort(have, kind="stable")
+    place = np.minimum(np.searchsorted(have, wanted, sorter=order), len(have) - 1)
+    return np.where(have[order[place]] == wanted, order[place], -1)
 
 
 def _located(have: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

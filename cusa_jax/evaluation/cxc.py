@@ -23,7 +23,7 @@ import numpy as np
 
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation import eccv
-from cusa_jax.evaluation.coco import COCO, coco_id, gallery
+from cusa_jax.evaluation.coco import COCO, coco_id, gallery, places
 from cusa_jax.evaluation.metrics import Metric
 from cusa_jax.evaluation.result import Result, finite, side_by_side
 from cusa_jax.evaluation.scores import InnerProducts
@@ -84,7 +84,7 @@ def graded_result(rated: Mapping[str, Ratings], sides: Mapping[str, tuple[Side, 
     parts, drawn, notes = {}, {}, []
     for kind, ratings in rated.items():
         first, second = sides[kind]
-        a, b = _rows(first.ids, ratings.first), _rows(second.ids, ratings.second)
+        a, b = places(first.ids, ratings.first), places(second.ids, ratings.second)
         present = (a >= 0) & (b >= 0)
         absent = len(present) - np.count_nonzero(present)
         if absent == len(present):
@@ -129,13 +129,6 @@ def _identity(text: str) -> int:
     if not digits:
         raise ValueError(f"{text!r} names no caption or image")
     return int(digits[1])
-
-
-def _rows(have: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The row of each wanted id, -1 where it is not there."""
-    order = np.argsort(have, kind="stable")
-    place = np.minimum(np.searchsorted(have[order], wanted), len(have) - 1)
-    return np.where(have[order][place] == wanted, order[place], -1)
 
 
 def _run(evaluation: Evaluation) -> Result:

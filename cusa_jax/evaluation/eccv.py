@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from cusa_jax.evaluation.coco import COCO, Gallery, gallery, ground_truth
+from cusa_jax.evaluation.coco import COCO, Gallery, gallery, ground_truth, places
 from cusa_jax.evaluation.ranking import Positives, Ranking
 from cusa_jax.evaluation.recall import KS
 from cusa_jax.evaluation.relevance import per_query
@@ -71,17 +71,12 @@ def _rankings(
     }
     rankings, notes = {}, []
     for way, (queries, items) in ids.items():
-        truth = ground_truth().positives(kind, way)
-        number = {item: n for n, item in enumerate(items.tolist())}
-        answers = [
-            [number[item] for item in truth.get(query, ()) if item in number] for query in queries.tolist()
-        ]
-        rankings[str(way)] = part.rank(
-            way, Positives.of_lists(answers), depth=depth, label=label and f"{label} {way}"
-        )
-        absent = sum(
-            query in truth and not here for query, here in zip(queries.tolist(), answers, strict=True)
-        )
+        asked, answers = ground_truth().pairs(kind, way)
+        query, item = places(queries, asked), places(items, answers)
+        here = (query >= 0) & (item >= 0)
+        positives = Positives.of_pairs(query[here], item[here], len(queries))
+        rankings[str(way)] = part.rank(way, positives, depth=depth, label=label and f"{label} {way}")
+        absent = len(np.unique(query[query >= 0])) - np.count_nonzero(positives.counts)
         if absent:
             notes.append(f"{way}: {absent} queries are left out, all their positives are absent")
     return rankings, tuple(notes)
@@ -93,25 +88,24 @@ def _never_shown(kind: str, present: Gallery) -> dict[str, np.ndarray]:
     The package counts them into R, so they are counted for a complete gallery; a partial one is judged by what is
     there.
     """
-    shown = {"i2t": set(ground_truth().caption_ids.tolist()), "t2i": set(ground_truth().image_ids.tolist())}
-    queries = {"i2t": present.image_ids, "t2i": present.caption_ids}
-    return {
-        way: np.array(
-            [
-                present.complete * len(set(ground_truth().positives(kind, way).get(query, ())) - shown[way])
-                for query in ids.tolist()
-            ]
-        )
-        for way, ids in queries.items()
-    }
+    truth = ground_truth()
+    unseen = {}
+    for way, queries, shown in (
+        ("i2t", present.image_ids, truth.caption_ids),
+        ("t2i", present.caption_ids, truth.image_ids),
+    ):
+        asked, answers = truth.pairs(kind, way)
+        query = places(queries, asked)
+        never = (query >= 0) & ~np.isin(answers, shown) & present.complete
+        unseen[way] = np.bincount(query[never], minlength=len(queries))
+    return unseen
 
 
 def _image_of_query(present: Gallery) -> dict[str, np.ndarray]:
     """The unit of each query: images are units, captions belong to theirs, to the first where theirs is absent."""
-    number = {image: n for n, image in enumerate(present.image_ids.tolist())}
-    image_of = ground_truth().positives("original", "t2i")
-    captions = [number.get(image_of[caption][0], 0) for caption in present.caption_ids.tolist()]
-    return {"i2t": np.arange(len(present.images)), "t2i": np.array(captions)}
+    captions, images = ground_truth().pairs("original", "t2i")
+    image = places(present.image_ids, images[places(captions, present.caption_ids)])
+    return {"i2t": np.arange(len(present.images)), "t2i": np.maximum(image, 0)}
 
 
 def _run(evaluation: Evaluation) -> Result:

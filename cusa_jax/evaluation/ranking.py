@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Protocol
 
 import jax
@@ -17,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from cusa_jax import sharding
@@ -38,7 +36,7 @@ class Rows(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Positives:
-    """The right answers of Q queries: those of query q are `items[starts[q] : starts[q + 1]]`, without repeats.
+    """The right answers of Q queries: those of query q are `items[starts[q] : starts[q + 1]]`, ascending, no repeats.
 
     starts: int64 [Q + 1]. items: int32.
     """
@@ -47,11 +45,11 @@ class Positives:
     items: np.ndarray
 
     @classmethod
-    def of_lists(cls, lists: Sequence[ArrayLike]) -> Positives:
-        """One list of item numbers a query."""
-        arrays = [np.unique(np.asarray(answers, np.int32)) for answers in lists]
-        starts = np.cumsum([0, *map(len, arrays)])
-        return cls(starts, np.concatenate(arrays) if arrays else np.zeros(0, np.int32))
+    def of_pairs(cls, query: np.ndarray, item: np.ndarray, queries: int) -> Positives:
+        """query, item: int [n], the number of a query in range(queries) and of an item that answers it."""
+        width = int(item.max(initial=0)) + 1
+        query, item = np.divmod(np.unique(query.astype(np.int64) * width + item), width)
+        return cls(np.r_[0, np.cumsum(np.bincount(query, minlength=queries))], item.astype(np.int32))
 
     @classmethod
     def of_matrix(cls, relevant: np.ndarray) -> Positives:
@@ -128,7 +126,9 @@ def rank(
         raise InputError("no query has a right answer among the items: there is nothing to retrieve")
     n_items = queries.shape[1] if items is None else len(items)
     width = positives.most
-    rows = sharding.round_up(max(1, min(BLOCK_SCORES // n_items * mesh.size, len(answerable))), mesh.size)
+    # Blocks of one size, which share the queries evenly: the last one is hardly filled up.
+    blocks_needed = -(-len(answerable) // max(1, BLOCK_SCORES // n_items * mesh.size))
+    rows = sharding.round_up(-(-len(answerable) // blocks_needed), mesh.size)
     replicated = None if items is None else replicated_rows(np.asarray(items, np.float32), mesh)
 
     blocks = []
@@ -138,7 +138,7 @@ def rank(
         here = answerable[start : start + rows]
         padded = np.resize(here, rows)
         arrays = (
-            np.resize(np.asarray(queries[here], np.float32), (rows, queries.shape[1])),
+            _filled(np.asarray(queries[here], np.float32), rows),
             positives.padded(padded, width, fill=n_items),
             None if excluded is None else excluded[padded].astype(np.int32),
         )
@@ -176,15 +176,33 @@ def _rank_block(
     best = right.max(1, keepdims=True)
     first = jnp.where(right == best, positives, scores.shape[1]).min(1, keepdims=True)
     tied = scores == best
-    better = (scores > best).sum(1)
-    before = (tied & (jnp.arange(scores.shape[1]) < first)).sum(1)
-    wrong = tied.sum(1) - (right == best).sum(1)
+    better, before, equal = _counts(scores > best, tied & (jnp.arange(scores.shape[1]) < first), tied)
+    wrong = equal - (right == best).sum(1)
     if not depth:
         return better, before, wrong, jnp.zeros((len(scores), 0), bool)
-    relevant = jnp.zeros(scores.shape, bool).at[row, positives].set(True, mode="drop")
     # `top_k` is stable: equal scores keep the order of their numbers.
     places = jax.lax.top_k(scores, depth)[1]
-    return better, before, wrong, jnp.take_along_axis(relevant, places, axis=1)
+    found = jax.vmap(jnp.searchsorted)(positives, places)
+    return better, before, wrong, jnp.take_along_axis(positives, found, axis=1, mode="clip") == places
+
+
+def _counts(*masks: jax.Array) -> tuple[jax.Array, ...]:
+    """How many of each row are true, int32 [B], for masks bool [B, N].
+
+    One pass over all: on CPUs XLA writes down, as integers, what it sums alone, which takes ten times as long.
+    """
+    zero = jnp.int32(0)
+    return jax.lax.reduce(
+        tuple(mask.astype(jnp.int32) for mask in masks),
+        (zero,) * len(masks),
+        lambda sums, counts: tuple(map(jnp.add, sums, counts)),
+        (1,),
+    )
+
+
+def _filled(rows: np.ndarray, count: int) -> np.ndarray:
+    """[count, …], filled up by repetition where there are fewer."""
+    return rows if len(rows) == count else np.resize(rows, (count, *rows.shape[1:]))
 
 
 def replicated_rows(array: np.ndarray, mesh: Mesh) -> jax.Array:

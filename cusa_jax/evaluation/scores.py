@@ -112,6 +112,8 @@ class Matrix(Scores):
         return self.values.shape[0], self.values.shape[1]
 
     def take(self, images: np.ndarray, captions: np.ndarray) -> Matrix:
+        if all(map(_is_all, (images, captions), self.shape)):
+            return self
         return Matrix(self.values[np.ix_(images, captions)])
 
     def sides(self, way: Way) -> tuple[np.ndarray, None]:
@@ -194,6 +196,11 @@ def normalised(features: ArrayLike, what: str) -> np.ndarray:
     if not length.all():
         raise InputError(f"row {int(np.argmin(length))} of the {what} is all zeros: it has no direction")
     return features / length
+
+
+def _is_all(numbers: np.ndarray, count: int) -> bool:
+    """Whether these are all `count` rows in their order, so that taking them would only copy."""
+    return len(numbers) == count and np.array_equal(numbers, np.arange(count))
 
 
 def _check_finite(values: np.ndarray, what: str) -> None:

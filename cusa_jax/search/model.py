@@ -6,9 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from cusa_jax import sharding
+from cusa_jax.compiled import keep_compiled
 from cusa_jax.data.tokenize import tokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
@@ -44,7 +43,7 @@ def open_index(file: Path, checkpoint: str = "", photos: str = "", alike: float 
     """
     held = index.read(file)
     checkpoint = checkpoint or held.origin.checkpoint
-    keep_compiled(file)
+    keep_compiled(compiled_beside(file))
     encoder, variables, fingerprint = load(checkpoint, 1)
     index.check_model(file, held.origin, fingerprint, checkpoint)
     folder = os.path.abspath(photos or held.origin.photos)
@@ -55,11 +54,3 @@ def open_index(file: Path, checkpoint: str = "", photos: str = "", alike: float 
 def compiled_beside(file: Path) -> Path:
     """The folder of what is compiled for an index."""
     return Path(f"{file.absolute()}.compiled")
-
-
-def keep_compiled(file: Path) -> None:
-    """What is compiled for an index is kept beside it, unless the user set another place."""
-    if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(compiled_beside(file)))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
