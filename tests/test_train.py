@@ -56,10 +56,10 @@ def run(*args, **overrides) -> subprocess.CompletedProcess:
     return subprocess.run(command(*args, **overrides), cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def kill_after(step: int, number: signal.Signals, *args) -> subprocess.Popen:
+def kill_after(step: int, number: signal.Signals, *args, **overrides) -> subprocess.Popen:
     """Starts the command and sends it a signal as soon as it reports `step`; returns it when it has ended."""
     process = subprocess.Popen(
-        command(*args), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(*args, **overrides), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     for line in process.stdout:
         if line.startswith(f"step {step}/"):
