@@ -17,6 +17,7 @@ from cusa_jax.losses.ranges import Range
 from cusa_jax.losses.term import INPUTS
 from cusa_jax.losses.terms import TERMS
 from cusa_jax.settings import build, check, check_sections, nearest, options, sections
+from cusa_jax.teachers.features import SUFFIXES
 
 LOSSES = {  # the four rows of the paper's tables: which terms are on
     "contrastive": ("contrastive",),
@@ -158,5 +159,17 @@ def _check_teachers(config: Config) -> None:
             f"{' and '.join(empty)} is empty, but soft labels need both teachers: name a model folder, a Hugging Face "
             "id or a feature file, or train with `:loss=contrastive`"
         )
+    _check_views(config)
     if config.teacher.control != "none" and empty:
         raise InputError(f"config.teacher.control='{config.teacher.control}' needs teachers, and none is set")
+
+
+def _check_views(config: Config) -> None:
+    """Raises InputError where images are augmented and what the image teacher says of them is stored."""
+    stored = config.teacher.bank or (config.teacher.image if config.teacher.image.endswith(SUFFIXES) else "")
+    if stored and config.teacher.image and (config.data.crop < 1 or config.data.flip):
+        raise InputError(
+            f"config.data.crop={config.data.crop} and flip={str(config.data.flip).lower()} change the images, and "
+            f"{stored} holds features of the plain ones; use live teachers, or set crop=1 and "
+            "flip=false"
+        )

@@ -15,6 +15,8 @@ from jax.sharding import Mesh
 
 from cusa_jax import optim, sharding, step
 from cusa_jax.data import tokenizer_file
+from cusa_jax.data.augment import Augmentation
+from cusa_jax.data.layouts.prepared import is_prepared
 from cusa_jax.data.pipeline import train_batches
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.splits import SPLITS, Split, check_disjoint, check_present, load_split, provide
@@ -24,7 +26,7 @@ from cusa_jax.hugging_face import is_missing
 from cusa_jax.inputs import Inputs
 from cusa_jax.keys import Config, Model
 from cusa_jax.losses.terms import reads
-from cusa_jax.models import families
+from cusa_jax.models import families, positions
 from cusa_jax.models.student import Embeds, Options, Student
 from cusa_jax.step import Recipe
 from cusa_jax.teachers.load import load_teachers
@@ -105,6 +107,11 @@ def _check_paths(config: Config) -> None:
     missing = [f"{key}={source}" for key, source in named.items() if is_missing(source)]
     if missing:
         raise InputError(f"no such file or folder: config.{', config.'.join(missing)}")
+    if Augmentation(config.data.crop, config.data.flip).changes and is_prepared(config.data.path):
+        raise InputError(
+            f"{config.data.path}: is prepared, its pixels are cropped for good; train on the original images, or set "
+            "config.data.crop=1 and flip=false"
+        )
 
 
 def check_batch(config: Config, mesh: Mesh) -> None:
@@ -196,12 +203,13 @@ def find_sizes(config: Config) -> tuple[str, Any, Weights | None]:
     if not config.init_from:
         if preset is None:
             raise InputError("config.model.name='auto' takes its sizes from config.init_from, which is empty")
-        return *preset, None
+        return preset[0], positions.resized(preset[1], config.model.image_size), None
     weights = read_weights(config.init_from, config.model.activation)
     tokenizer_file.check_words(config.model.tokenizer, weights.sizes, config.init_from)
     if preset:
         _check_sizes(config, preset, weights)
-    return weights.family, weights.sizes, weights
+    variables, sizes = positions.at_image_size(weights.variables, weights.sizes, config.model.image_size)
+    return weights.family, sizes, dataclasses.replace(weights, variables=variables, sizes=sizes)
 
 
 def with_vocabulary(sizes: Any, model: Model) -> Any:
@@ -320,6 +328,7 @@ def _batches(
         workers=config.data.workers,
         on_bad_image=cast(OnBadImage, config.data.on_bad_image),
         cut_text=config.data.cut_text,
+        augmentation=Augmentation(config.data.crop, config.data.flip),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -18,26 +18,32 @@ from cusa_jax.runlog import INTERVALS, RunLog, read_results
 from cusa_jax.train import Stopped, Trained, train
 from cusa_jax.types import Params
 from cusa_jax.weights.formats import load_model
-from cusa_jax.workdir import CONFIG, REPORT, RESULTS, check_owner, claimed
+from cusa_jax.workdir import CONFIG, REPORT, RESULTS, check_owner, claimed, reopen
 
 
 def run(config: Any, workdir: Path) -> dict[str, float] | None:
     """Runs, continues or completes what `config` describes, in `workdir`.
 
-    Returns the test metrics of the model that validated best, which results.json holds too (a finished run is not
-    tested again); None where the training was asked to stop: the same call continues.
+    Returns the test metrics of the model that validated best, which results.json holds too; None where the training
+    was asked to stop: the same call continues. A finished run is not tested again, unless `config` has more epochs.
     Raises InputError for bad input, Diverged where a loss, gradient or update is not finite.
     """
     settings = validate(config)
     if (workdir / RESULTS).exists():
         check_owner(workdir, dataclasses.asdict(settings))
-        if is_first():
-            print(f"finished: {workdir / RESULTS} holds the results", flush=True)
-        if not (workdir / REPORT).exists():
-            report(workdir)
-        return read_results(workdir)["test"]
+        if not reopen(workdir, dataclasses.asdict(settings)):
+            return _finished(workdir)
     outcome = train(settings, workdir)
     return None if isinstance(outcome, Stopped) else finish(outcome, workdir)
+
+
+def _finished(workdir: Path) -> dict[str, float]:
+    """The test metrics of a finished run, which is left as it is but for a report that is missing."""
+    if is_first():
+        print(f"finished: {workdir / RESULTS} holds the results", flush=True)
+    if not (workdir / REPORT).exists():
+        report(workdir)
+    return read_results(workdir)["test"]
 
 
 def finish(trained: Trained, workdir: Path) -> dict[str, float]:

@@ -23,6 +23,7 @@ def model_names() -> tuple[str, ...]:
 class Model:
     name: str = choice("vit_b_32", "a preset's sizes; 'auto' takes those of init_from", model_names)
     sizes: str = string("", "what differs from the preset's, 'embed_size=256,bi_gru=false'")
+    image_size: int = number(0, "above 0: pixels a side, init_from's positions are interpolated", low=0)
     tokenizer: str = string("", "tokenizer.json or its folder, vocabulary of words; '' is the weights' own")
     dtype: str = choice("float32", "of the student's computation", ("float32", "bfloat16"))
     remat: bool = switch(False, "compute activations again in the backward pass: less memory, more time")
@@ -54,6 +55,10 @@ class Data:
     on_bad_image: str = choice("error", "'skip' takes the next caption and counts", ("error", "skip"))
     workers: int = number(0, "loader processes; batches do not depend on it", low=0)
     world: World = section(World)
+    crop: float = number(
+        1.0, "below 1: random crops of at least this share of a training image", above=0, high=1
+    )
+    flip: bool = switch(False, "mirror half of the training images; not where captions tell left from right")
     cut_text: bool = switch(True, "cut captions to the longest of the batch, in buckets: less work")
 
 

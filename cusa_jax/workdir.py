@@ -23,6 +23,8 @@ FREE_KEYS = (
     "data.path", "data.image_root", "data.on_bad_image", "data.workers", "eval.batch_size", "log.every_steps",
     "checkpoint.every_steps", "checkpoint.keep", "sharding.fsdp", "compiled",
 )  # fmt: skip
+# May only grow: a run goes on, from where it is, under the schedule of the new number.
+EPOCHS = "schedule.epochs"
 
 
 def check_owner(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -40,14 +42,32 @@ def check_owner(workdir: Path, config: Mapping[str, Any]) -> None:
 
 
 def differences(theirs: Any, ours: Mapping[str, Any], where: Path) -> str:
-    """Which keys make two configurations two runs, as 'key old -> new; …', or ''.
+    """Which keys make two configurations two runs, as 'key old -> new; …', or ''. `ours` may have more epochs.
 
     theirs: as it was read from `where`; keys that did not exist when it was written have their defaults.
     """
     old, new = flat(from_values(theirs, where)), flat(ours)
-    differing = [key for key in sorted(new) if old[key] != new[key] and key not in FREE_KEYS]
+    free = {*FREE_KEYS, EPOCHS} if new[EPOCHS] > old[EPOCHS] else FREE_KEYS
+    differing = [key for key in sorted(new) if old[key] != new[key] and key not in free]
     said = [f"{key} {old[key]!r:.80} -> {new[key]!r:.80}" for key in differing[:4]]
     return "; ".join(said) + ("; …" if len(differing) > 4 else "")
+
+
+def reopen(workdir: Path, config: Mapping[str, Any]) -> bool:
+    """Whether `config` asks a finished run for more epochs. Its results are then kept under another name.
+
+    Every process calls it. Raises InputError where config.json cannot be read.
+    """
+    before = flat(from_values(read_json(workdir / CONFIG), workdir / CONFIG))[EPOCHS]
+    if flat(config)[EPOCHS] == before:
+        return False
+    wait_for_all("every process has seen that the run goes on")
+    if is_first():
+        for name in (REPORT, RESULTS):
+            if (path := workdir / name).exists():
+                path.rename(path.with_stem(f"{path.stem}_of_{before}_epochs"))
+    wait_for_all("the results of fewer epochs are set aside")
+    return True
 
 
 @contextlib.contextmanager

@@ -39,6 +39,23 @@ def test_another_configuration_is_refused_and_leaves_the_folder_alone(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_run_may_be_asked_for_more_epochs_and_not_for_fewer(tmp_path):
+    config = default_config()
+    config.schedule.epochs = 3
+    claim(tmp_path, config)
+    (tmp_path / "results.json").write_text("{}")
+    assert not workdir.reopen(tmp_path, config.to_dict())
+    config.schedule.epochs = 5
+    workdir.check_owner(tmp_path, config.to_dict())
+    assert workdir.reopen(tmp_path, config.to_dict())
+    assert not (tmp_path / "results.json").exists()
+    assert (tmp_path / "results_of_3_epochs.json").read_text() == "{}"
+    claim(tmp_path, config)
+    config.schedule.epochs = 4
+    with pytest.raises(InputError, match=r"another configuration \(schedule\.epochs 5 -> 4\)"):
+        workdir.check_owner(tmp_path, config.to_dict())
+
+
 def test_a_key_younger_than_the_run_has_its_default(tmp_path):
     config = default_config()
     older = json.loads(config.to_json())

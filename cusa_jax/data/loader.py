@@ -8,6 +8,7 @@ import itertools
 
 import numpy as np
 
+from cusa_jax.data.augment import NONE, Augmentation
 from cusa_jax.data.order import batch_rows
 from cusa_jax.data.prefetch import OnBadImage, decode_all, way_out
 from cusa_jax.data.sources import ImageSource
@@ -39,6 +40,7 @@ class BatchLoader:
     on_bad_image: OnBadImage
     cut_text: bool
     threads: int
+    augmentation: Augmentation = NONE
 
     def __call__(self, step: int) -> tuple[Batch, list[str]]:
         planned = batch_rows(step, rows=len(self.tokens), batch_size=self.batch_size, seed=self.seed)
@@ -46,8 +48,9 @@ class BatchLoader:
         mine = planned[self.local_rows]
         specs = [self.inputs.image, *([self.teacher_image] if self.teacher_image else [])]
         arrays = [np.empty((len(mine), *spec.shape), spec.dtype) for spec in specs]
+        source = self.augmentation.of(self.images, self.seed, step)
         with way_out():
-            kept, errors = self._read(arrays, mine, width, teacher_width)
+            kept, errors = self._read(source, arrays, mine, width, teacher_width)
         images, teacher_rows = self.caption_image[kept], self.teacher_caption[kept]
         batch = Batch(
             image=arrays[0],
@@ -85,7 +88,12 @@ class BatchLoader:
         return self.teacher_text["attention_mask"][self.teacher_caption[captions]]
 
     def _read(
-        self, arrays: list[np.ndarray], planned: np.ndarray, width: int, teacher_width: int
+        self,
+        source: ImageSource,
+        arrays: list[np.ndarray],
+        planned: np.ndarray,
+        width: int,
+        teacher_width: int,
     ) -> tuple[np.ndarray, list[str]]:
         """Fills `arrays`, decoding each image once. Returns the caption rows int32 [B] that are in them, and errors.
 
@@ -95,7 +103,7 @@ class BatchLoader:
         missing = np.ones(len(rows), bool)
         while missing.any():
             images = self.caption_image[rows]
-            decode = functools.partial(self._decode, arrays, images)
+            decode = functools.partial(self._decode, source, arrays, images)
             wanted = np.unique(images[missing]).tolist()
             results = decode_all(decode, wanted, self.on_bad_image, self.threads)
             errors |= {image: error for image, error in results.items() if error}
@@ -119,18 +127,18 @@ class BatchLoader:
         first = next(iter(errors.values()))
         raise InputError(f"no caption left whose image can be read; the first error: {first}")
 
-    def _decode(self, arrays: list[np.ndarray], images: np.ndarray, image: int) -> None:
+    def _decode(self, source: ImageSource, arrays: list[np.ndarray], images: np.ndarray, image: int) -> None:
         """Writes an image to every place of it in `images`, at once: what is still in the cache copies fast."""
-        for batch, decoded in zip(arrays, self._arrays(image), strict=True):
+        for batch, decoded in zip(arrays, self._arrays(source, image), strict=True):
             batch[images == image] = decoded
 
-    def _arrays(self, image: int) -> list[np.ndarray]:
+    def _arrays(self, source: ImageSource, image: int) -> list[np.ndarray]:
         """What the student sees and, where it needs pixels of its own, the image teacher."""
         if self.teacher_image is None:
-            return self.images.read(image, self.inputs.image)
+            return source.read(image, self.inputs.image)
         if (partner := int(self.teacher_partner[image])) == image:
-            return self.images.read(image, self.inputs.image, self.teacher_image)
+            return source.read(image, self.inputs.image, self.teacher_image)
         return [
-            *self.images.read(image, self.inputs.image),
-            *self.images.read(partner, self.teacher_image),
+            *source.read(image, self.inputs.image),
+            *source.read(partner, self.teacher_image),
         ]

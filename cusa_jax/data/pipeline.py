@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from absl import logging
 
+from cusa_jax.data.augment import NONE, Augmentation
 from cusa_jax.data.loader import BatchLoader
 from cusa_jax.data.order import partners
 from cusa_jax.data.prefetch import OnBadImage, decode_all, prefetched, threads_per_worker
@@ -39,6 +40,7 @@ def train_batches(
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
     cut_text: bool = True,
+    augmentation: Augmentation = NONE,
     process_index: int = 0,
     process_count: int = 1,
 ) -> BatchIterator:
@@ -55,14 +57,20 @@ def train_batches(
       on_bad_image: 'skip' takes, for a caption whose image is unreadable, the next one in the table.
       cut_text: cut padding to the longest text of the global batch, student's or teacher's, in buckets
         (`text_length_bucket`); the student's only where its inputs allow it.
+      augmentation: of the images, for the student and a live teacher alike; not of records, which hold plain pixels.
 
     Raises:
-      InputError: batch sizes do not fit; while iterating: an unreadable image, or with 'skip' all of them.
+      InputError: batch sizes do not fit, or regions are to be augmented; while iterating: an unreadable
+        image, or with 'skip' all of them.
     """
     if batch_size % process_count:
         raise InputError(f"batch_size {batch_size} must be a multiple of the {process_count} processes")
     if steps_per_epoch(split, batch_size) == 0:
         raise InputError(f"batch_size {batch_size} exceeds the {len(split.captions)} captions of the split")
+    if augmentation.changes and not isinstance(inputs.image, Pixels):
+        raise InputError(
+            "config.data.crop and flip change pictures, and the model takes features of regions; set crop=1, flip=false"
+        )
     if teacher_image and teacher_image.on_host == inputs.image.on_host and not shuffled:
         teacher_image = None
     loader = BatchLoader(
@@ -80,6 +88,7 @@ def train_batches(
         on_bad_image=on_bad_image,
         cut_text=cut_text,
         threads=threads_per_worker(workers),
+        augmentation=augmentation,
     )
     return BatchIterator(loader, workers)
 

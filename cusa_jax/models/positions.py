@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from cusa_jax.errors import InputError
 from cusa_jax.models.student import Variables
 from cusa_jax.types import Array
 
@@ -17,15 +18,38 @@ from cusa_jax.types import Array
 def at_image_size(variables: Variables, sizes: Any, image_size: int) -> tuple[Variables, Any]:
     """(variables, sizes) of the same model, CLIP's or SigLIP's, for pictures of `image_size` pixels per side.
 
-    Raises InputError where patches do not tile pictures of that size, as CLIP's must.
+    image_size: as `config.model.image_size` says it; 0 is the model's own.
+    Raises InputError as `resized` does.
     """
-    resized = dataclasses.replace(sizes, image_size=image_size)
-    grids = (of.image_size // of.patch_size for of in (sizes, resized))
+    larger = resized(sizes, image_size)
+    if larger == sizes:
+        return variables, sizes
+    grids = (of.image_size // of.patch_size for of in (sizes, larger))
     flat = traverse_util.flatten_dict(variables)
     # A ResNet has its positions in the attention pool.
     path = next(path for path in flat if path[:2] == ("params", "image") and path[-1] == "position_embedding")
     flat[path] = resize(flat[path], *grids)
-    return traverse_util.unflatten_dict(flat), resized
+    return traverse_util.unflatten_dict(flat), larger
+
+
+def resized(sizes: Any, image_size: int) -> Any:
+    """Sizes for pictures of `image_size` pixels per side; 0 leaves them as they are.
+
+    Raises InputError for a model that takes no pictures, where not one patch fits, and where patches do not tile a
+    picture, as CLIP's must.
+    """
+    if not image_size:
+        return sizes
+    if not hasattr(sizes, "image_size"):
+        raise InputError(f"config.model.image_size={image_size}: the model takes no pictures; set it to 0")
+    if image_size < sizes.patch_size:
+        raise InputError(
+            f"config.model.image_size={image_size} is less than a patch, {sizes.patch_size} pixels a side"
+        )
+    try:
+        return dataclasses.replace(sizes, image_size=image_size)
+    except InputError as error:
+        raise InputError(f"config.model.image_size={image_size}: {error}") from error
 
 
 def resize(positions: Array, grid: int, new_grid: int) -> Array:

@@ -94,3 +94,21 @@ def test_a_model_takes_pictures_of_another_size(family, sizes, image_size, rows)
 def test_a_size_that_clips_patches_do_not_tile_is_refused():
     with pytest.raises(InputError, match="image_size 50 is not a multiple of patch_size 8"):
         at_image_size({}, PRESETS["toy"], 50)
+
+
+@pytest.mark.parametrize("image_size", [0, 32])
+def test_a_model_at_its_own_size_stays_as_it_is(image_size):
+    variables = {"params": {}}
+    assert at_image_size(variables, PRESETS["toy"], image_size) == (variables, PRESETS["toy"])
+
+
+def test_pictures_smaller_than_a_patch_are_refused():
+    with pytest.raises(
+        InputError, match=r"config\.model\.image_size=6 is less than a patch, 7 pixels a side"
+    ):
+        at_image_size({}, SIGLIP, 6)
+
+
+def test_a_model_over_regions_has_no_image_size():
+    with pytest.raises(InputError, match=r"config\.model\.image_size=224: the model takes no pictures"):
+        at_image_size({}, families.presets()["saf"][1], 224)
