@@ -28,7 +28,7 @@ from cusa_jax.evaluation.relevance import per_query
 from cusa_jax.evaluation.result import Result
 from cusa_jax.evaluation.retrieval import Evaluator, ScoredSplit
 from cusa_jax.evaluation.scores import InnerProducts, Matrix, Scores
-from cusa_jax.evaluation.statistics import average, mean
+from cusa_jax.evaluation.statistics import average, percent
 from cusa_jax.experiment import read_split
 from cusa_jax.files import written_whole
 from cusa_jax.weights.formats import load_model
@@ -125,7 +125,7 @@ def result(scored: ScoredSplit, split: Split) -> Result:
         t2i = scores.rank("t2i", images_of, depth=images_of.most)
         units = ((i2t, i2t.queries), (t2i, group[t2i.queries]))
         statistics["map_at_r"] = average(
-            [mean(per_query(way)["map_at_r"], unit, units=images, scale=100) for way, unit in units]
+            [percent(per_query(way)["map_at_r"], unit, units=images) for way, unit in units]
         )
     return Result("image", (images,), statistics)
 

@@ -18,7 +18,7 @@ from cusa_jax.evaluation.metrics import RECALLS
 from cusa_jax.evaluation.ranking import Positives, Ranking
 from cusa_jax.evaluation.result import Result
 from cusa_jax.evaluation.scores import Scores, as_scores
-from cusa_jax.evaluation.statistics import Statistic, average, mean, median, total, within
+from cusa_jax.evaluation.statistics import Statistic, average, mean, median, percent, total, within
 from cusa_jax.evaluation.suite import Dataset, Evaluation, Suite
 
 KS = (1, 5, 10)
@@ -72,7 +72,7 @@ def recall_result(scores: ArrayLike | Scores, caption_image: ArrayLike, *, label
     statistics: dict[str, Statistic] = {}
     for way, ranking in rankings.items():
         for k in KS:
-            statistics[f"{way}_r{k}"] = mean(ranking.rank < k, unit[way], units=units, scale=100)
+            statistics[f"{way}_r{k}"] = percent(ranking.rank < k, unit[way], units=units)
         statistics[f"{way}_mean_rank"] = mean(ranking.rank + 1, unit[way], units=units)
         statistics[f"{way}_median_rank"] = median(ranking.rank + 1, unit[way])
     six = [statistics[key] for key in RECALLS]
