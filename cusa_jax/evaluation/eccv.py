@@ -50,7 +50,7 @@ def recall_result(scores: Scores, present: Gallery, kind: str = "cxc", *, label:
     """`i2t_r1` … `t2i_r10` with the positives of 'cxc', or of 'original' COCO; arguments as `eccv_result`."""
     rankings, left_out = _rankings(scores, present, kind, label=label)
     unit = _image_of_query(present)
-    statistics = {
+    statistics: dict[str, Statistic] = {
         f"{way}_r{k}": percent(ranking.rank < k, unit[way][ranking.queries], units=len(present.images))
         for way, ranking in rankings.items()
         for k in KS

@@ -132,7 +132,9 @@ def checked_groups(scores: Scores, caption_image: ArrayLike) -> np.ndarray:
     return group.astype(np.int64)
 
 
-def _recall_suite(name: str, title: str, data: Dataset, images: int) -> Suite:
+def recall_suite(name: str, title: str, data: Dataset, images: int | None = None) -> Suite:
+    """Recall on the test split of any captions. images: as `Suite.images`."""
+
     def run(evaluation: Evaluation) -> Result:
         captioned = evaluation.captioned(data)
         result = recall_result(captioned.scores, captioned.caption_image, label=name)
@@ -156,7 +158,7 @@ def _coco1k(evaluation: Evaluation) -> Result:
     return dataclasses.replace(result, head=captioned.cross_head, notes=(*notes, *result.notes))
 
 
-FLICKR30K = _recall_suite(
+FLICKR30K = recall_suite(
     "flickr30k",
     "Flickr30K",
     Dataset(
@@ -166,5 +168,5 @@ FLICKR30K = _recall_suite(
     ),
     images=1000,
 )
-COCO5K = _recall_suite("coco5k", "COCO 5K", coco.COCO, images=5000)
+COCO5K = recall_suite("coco5k", "COCO 5K", coco.COCO, images=5000)
 COCO1K = Suite("coco1k", "COCO 1K, mean of five folds", (coco.COCO,), _coco1k)
