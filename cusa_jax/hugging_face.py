@@ -13,7 +13,7 @@ from cusa_jax.errors import InputError
 # Of a whole model. Code is never downloaded; pickles only where there is nothing else, and they are read without
 # running them (weights/torch_file.py).
 _WANTED = ("*.safetensors", "*.json", "*.txt")
-_PICKLED = ("*.bin",)
+_PICKLED = ("*pytorch_model*.bin",)
 # Other programs' copies of the same weights.
 _UNWANTED = ("onnx/*", "openvino/*", "coreml/*")
 _ID = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")

@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from cusa_jax import embedding, sharding
 from cusa_jax.data.captions import clean_captions
@@ -36,6 +35,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.evaluation.scores import InnerProducts, Matrix, Scores, normalised
 from cusa_jax.models.families import preset_name
 from cusa_jax.models.student import Embeds, Student, UniModal, Variables
+from cusa_jax.progress import progress
 from cusa_jax.teachers.encoding import encode_all, text_batches
 from cusa_jax.types import Params, Teacher
 
@@ -209,13 +209,11 @@ class SentenceSource:
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
         assert self._teacher.tokenize is not None
         batches = text_batches(self._teacher.tokenize(texts), self._batch_size)
-        encoded = tqdm(
+        encoded = progress(
             encode_all(self._teacher, self._params, batches, self._mesh),
-            "sts: texts",
-            -(-len(texts) // self._batch_size),
+            what="sts: texts",
+            total=-(-len(texts) // self._batch_size),
             unit="batch",
-            leave=False,
-            delay=1,
         )
         numbers, features = (np.concatenate(parts) for parts in zip(*encoded, strict=True))
         return features[np.argsort(numbers)], "sentence features"

@@ -19,7 +19,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from cusa_jax.data.pipeline import decoded_batches
 from cusa_jax.data.sources import ImageFiles
@@ -27,6 +26,7 @@ from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.models.families import describe
 from cusa_jax.models.student import Student
+from cusa_jax.progress import progress
 from cusa_jax.search.changes import gone_and_kept, is_moved
 from cusa_jax.search.photos import State, find_photos
 from cusa_jax.types import Params
@@ -131,7 +131,10 @@ def _encode(
     batches = decoded_batches(
         images, encoder.student.inputs.image, batch_size=encoder.batch_size, on_bad_image="skip"
     )
-    with contextlib.closing(batches), tqdm(total=len(names), unit="photo", disable=not names) as progress:
+    with (
+        contextlib.closing(batches),
+        progress(total=len(names), what="index", unit="photo", shown=bool(names)) as bar,
+    ):
         for numbers, pixels, errors in batches:
             embeddings = encoder.images(params, pixels) if len(numbers) else ((), ())
             # The batch may be padded.
@@ -139,10 +142,10 @@ def _encode(
                 _row(names[number], states, cross.tobytes(), uni.tobytes())
                 for number, cross, uni in zip(numbers, *embeddings, strict=False)
             ]
-            done = names[progress.n : progress.n + encoder.batch_size]
+            done = names[bar.n : bar.n + encoder.batch_size]
             _replace(index, done, rows)
             unreadable += errors
-            progress.update(len(done))
+            bar.update(len(done))
     return unreadable
 
 
