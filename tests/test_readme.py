@@ -62,7 +62,7 @@ def commands():
         code = block.findall(text) + re.findall(r"`([^`\n]+)`", block.sub("", text))
         for line in "\n".join(code).splitlines():
             for script, rest in re.findall(
-                r"(?:python scripts/|scripts/|cusa-jax )([a-z]+)(?:\.py|\b(?!/))([^#\n]*)", line
+                r"(?:python scripts/|scripts/|cusa-jax )([a-z]+)(?:\.py|\b(?!/))([^#;\n]*)", line
             ):
                 found.append(pytest.param(script, rest.strip(" '"), id=f"{page.name}: {script} {rest[:40]}"))
     return found
@@ -76,8 +76,7 @@ def flags_of(script):
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "").startswith("DEFINE_"):
             # Choices that are computed are not looked at.
             literals = [_literal(one) for one in node.args]
-            choices = next((one for one in literals[1:] if isinstance(one, list) and one), None)
-            flags[literals[0]] = choices if "enum" in node.func.attr else None
+            flags[literals[0]] = literals[2] if "enum" in node.func.attr else None
             if node.func.attr == "DEFINE_config_file":
                 flags["config"] = None
     return flags
