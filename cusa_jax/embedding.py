@@ -22,6 +22,7 @@ from cusa_jax.encoder import Encoder
 from cusa_jax.evaluation.ranking import replicated_rows
 from cusa_jax.evaluation.scores import Blocks, InnerProducts, Scores
 from cusa_jax.models.student import Variables
+from cusa_jax.progress import progress
 
 # Images, and captions, that are scored together at a time.
 _TILE = 128
@@ -51,12 +52,12 @@ def encode_images(
         on_bad_image=on_bad_image,
     )
     numbers, parts = [], []
-    with _progress(label, "images", len(images)) as progress:
+    with _progress(label, "images", len(images)) as bar:
         for here, rows in batches:
             # The rows of a batch are filled up by repetition.
             parts.append(encoder.side(variables, "image", rows[: len(here)]))
             numbers.append(here)
-            progress.update(len(here))
+            bar.update(len(here))
     return np.concatenate(numbers), _joined(parts)
 
 
@@ -75,10 +76,10 @@ def encode_texts(encoder: Encoder, variables: Variables, tokens: np.ndarray, *, 
     else:
         batches = [(np.arange(len(tokens)), text_length_bucket(lengths))]
     parts = []
-    with _progress(label, "texts", len(tokens)) as progress:
+    with _progress(label, "texts", len(tokens)) as bar:
         for rows, width in batches:
             parts.append(encoder.side(variables, "text", tokens[rows, :width]))
-            progress.update(len(rows))
+            bar.update(len(rows))
     back = np.argsort(np.concatenate([rows for rows, _ in batches]))
     return jax.tree.map(lambda x: x[back], _joined(parts))
 
@@ -114,4 +115,4 @@ def _joined(parts: list[Any]) -> Any:
 
 
 def _progress(label: str, what: str, total: int) -> tqdm:
-    return tqdm(total=total, desc=f"{label}: {what}", unit=what[:-1], disable=not label, leave=False, delay=1)
+    return progress(total=total, what=f"{label}: {what}", unit=what[:-1], shown=bool(label))

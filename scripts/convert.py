@@ -63,6 +63,8 @@ def main(argv: list[str]) -> None:
     with errors_in_one_line():
         if not target.parent.is_dir():
             raise InputError(f"{target.parent}: no such folder to write to")
+        if VERIFY.value:
+            import torch_probe  # noqa: F401  # before anything is written: it says how to get PyTorch
         if PUSH.value and target.suffix:
             raise InputError(
                 f"--push={PUSH.value}: uploads a folder, and {target} is a file; give OUT no suffix"

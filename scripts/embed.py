@@ -28,7 +28,9 @@ from cusa_jax.weights.formats import load_model
 CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Folder of a training, a model of any format, a Hub id.")
 DATA = flags.DEFINE_string("data", "", "Folder of captions, as config.data.path of a training.")
 SPLIT = flags.DEFINE_enum("split", "test", list(SPLITS), "Which captions of --data.")
-NAME = flags.DEFINE_enum("name", "flickr30k", ["flickr30k", "coco"], "What evaluate.py calls them.")
+NAME = flags.DEFINE_string(
+    "name", "flickr30k", "What evaluate.py calls them: flickr30k, coco, or a suite of your own."
+)
 IMAGE_ROOT = flags.DEFINE_string(
     "image_root", "", "Folder of the images of --data, as config.data.image_root."
 )

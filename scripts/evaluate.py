@@ -4,9 +4,11 @@ python scripts/evaluate.py --checkpoint=RUN_OR_CLIP --suite=flickr30k,coco5k,ecc
 python scripts/evaluate.py --embeddings=FILE.npz --suite=coco5k,eccv
 python scripts/evaluate.py --compare=A,B --suite=coco5k --data=ROOT
 python scripts/evaluate.py --checkpoint=SGR_RUN,SAF_RUN --ensemble --suite=flickr30k --data=ROOT
+python scripts/evaluate.py --checkpoint=RUN --suite=mine=FOLDER     # one's own captions, or images by class
 
-A suite whose data are missing or damaged is skipped, with a line that says what; where every suite is, the exit code
-is 2. The README says how data lie.
+Several checkpoints without --ensemble are evaluated one after the other, each into its own folder of --out. A suite
+whose data are missing or damaged is skipped, with a line that says what; where every suite is, the exit code
+is 2. docs/evaluate.md says how data lie.
 """
 
 from pathlib import Path
@@ -18,7 +20,8 @@ from cusa_jax.command import script
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.evaluation.ensemble import Ensemble
 from cusa_jax.evaluation.open_source import open_source
-from cusa_jax.evaluation.record import Evaluated, comparison, comparison_table, record, table
+from cusa_jax.evaluation.own import own_suite
+from cusa_jax.evaluation.record import Evaluated, comparison, comparison_table, record, result_folders, table
 from cusa_jax.evaluation.suite import Evaluation, Folders
 from cusa_jax.evaluation.suites import SUITES
 from cusa_jax.jsonfile import write_json
@@ -29,7 +32,7 @@ from cusa_jax.workdir import REPORT, RESULTS
 CHECKPOINT = flags.DEFINE_list(
     "checkpoint",
     [],
-    "Folder of a run, of a Hugging Face CLIP or of a sentence encoder; several with --ensemble.",
+    "Folder of a run, of a Hugging Face CLIP or of a sentence encoder; several, one by one or with --ensemble.",
 )
 ENSEMBLE = flags.DEFINE_bool(
     "ensemble", False, "Average the score matrices of the checkpoints, as SGRAF does."
@@ -41,11 +44,13 @@ EMBEDDINGS = flags.DEFINE_string(
     "embeddings", "", "Arrays instead of a model: an .npz (keys: evaluation/sources.py)."
 )
 COMPARE = flags.DEFINE_list("compare", [], "A,B: two of the above, by paired bootstrap, B minus A.")
-SUITE = flags.DEFINE_list("suite", list(SUITES), f"Any of {', '.join(SUITES)}.")
+SUITE = flags.DEFINE_list("suite", list(SUITES), f"Any of {', '.join(SUITES)}, and NAME=PATH for one's own.")
 DATA = flags.DEFINE_list(
     "data", [], "ROOT that holds the datasets, and NAME=PATH for those that lie elsewhere."
 )
-OUT = flags.DEFINE_string("out", "evaluation", "Folder for results.json and report.html.")
+OUT = flags.DEFINE_string(
+    "out", "evaluation", "Folder for results.json and report.html, or a folder of them for each model."
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images or texts encoded at a time.", lower_bound=1)
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode images; 0 uses threads.", lower_bound=0)
 
@@ -58,22 +63,37 @@ def main(argv: list[str]) -> None:
         raise InputError("--ensemble averages the scores of several models: name them, --checkpoint=A,B")
     named = [*CHECKPOINT.value, *filter(None, [EMBEDDINGS.value])] or COMPARE.value
     sources = [",".join(named)] if ENSEMBLE.value else named
-    if len(sources) != (2 if COMPARE.value else 1):
+    if not sources or (CHECKPOINT.value and EMBEDDINGS.value) or len(COMPARE.value) not in (0, 2):
         raise InputError(
-            "name one of --checkpoint=PATH, --embeddings=FILE.npz and --compare=A,B, or several checkpoints and "
-            "--ensemble"
+            "name one of --checkpoint=PATH, --embeddings=FILE.npz and --compare=A,B, or several checkpoints"
         )
-    for suite in SUITE.value:
-        if suite not in SUITES:
-            raise InputError(f"--suite: '{suite}' is none of {', '.join(SUITES)}{nearest(suite, SUITES)}")
-    evaluated = [_evaluate(path) for path in sources]
-    results = [record(one) for one in evaluated]
-    print("\n\n".join(map(table, results)))
-    if any(one.results for one in evaluated):
-        _write(Path(OUT.value), evaluated, results)
-    for one in evaluated:
-        if not one.results:
-            raise InputError(f"{one.model}: nothing was evaluated, as every suite was skipped (why: above)")
+    suites, elsewhere = _suites()
+    groups = [sources] if COMPARE.value else [[path] for path in sources]
+    outs = result_folders(Path(OUT.value), groups)
+    empty = []
+    for group, out in zip(groups, outs, strict=True):
+        evaluated = [_evaluate(path, suites, elsewhere) for path in group]
+        results = [record(one) for one in evaluated]
+        print("\n\n".join(map(table, results)))
+        if any(one.results for one in evaluated):
+            _write(out, evaluated, results)
+        empty += [one.model for one in evaluated if not one.results]
+    if empty:
+        raise InputError(f"{empty[0]}: nothing was evaluated, as every suite was skipped (why: above)")
+
+
+def _suites() -> tuple[list[str], dict[str, str]]:
+    """(names of the suites to run, where the data of one's own lie); those are put into the table."""
+    names, elsewhere = [], {}
+    for entry in SUITE.value:
+        name, own, path = entry.partition("=")
+        if own:
+            SUITES[name] = own_suite(name, path)
+            elsewhere[name] = path
+        elif name not in SUITES:
+            raise InputError(f"--suite: '{name}' is none of {', '.join(SUITES)}{nearest(name, SUITES)}")
+        names.append(name)
+    return names, elsewhere
 
 
 def _write(out: Path, evaluated: list[Evaluated], results: list[dict[str, Any]]) -> None:
@@ -81,12 +101,14 @@ def _write(out: Path, evaluated: list[Evaluated], results: list[dict[str, Any]])
     compared = comparison(*evaluated) if len(evaluated) == 2 else {}
     if compared:
         print("\n" + comparison_table((evaluated[0].model, evaluated[1].model), compared))
+    if (out / RESULTS).exists():
+        print(f"\n{out / RESULTS}: the same model's, of an earlier evaluation, is replaced")
     write_json(out / RESULTS, {"models": results, **compared} if compared else results[0])
     write_evaluation(out / REPORT, results, compared)
     print(f"\nresults: {out / RESULTS}, report: {out / REPORT}")
 
 
-def _evaluate(path: str) -> Evaluated:
+def _evaluate(path: str, suites: list[str], own: dict[str, str]) -> Evaluated:
     parts = [
         open_source(part, batch_size=BATCH_SIZE.value, workers=WORKERS.value, tokenizer=TOKENIZER.value)
         for part in (path.split(",") if ENSEMBLE.value else [path])
@@ -97,10 +119,10 @@ def _evaluate(path: str) -> Evaluated:
         raise InputError(
             f"--data: {roots[0]} and {roots[1]}: only one folder can be the root; name others NAME=PATH"
         )
-    elsewhere = dict(entry.split("=", 1) for entry in DATA.value if "=" in entry)
+    elsewhere = own | dict(entry.split("=", 1) for entry in DATA.value if "=" in entry)
     evaluation = Evaluation(source, Folders(SUITES.values(), roots[0] if roots else "", elsewhere))
     results, skipped = {}, {}
-    for suite in SUITE.value:
+    for suite in suites:
         try:
             results[suite] = SUITES[suite].run(evaluation)
         except InputError as error:

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from cusa_jax.errors import InputError
+from cusa_jax.errors import InputError, needs
 from cusa_jax.models import families
 from cusa_jax.models.student import Options, Side
 from cusa_jax.weights.formats import read_weights
@@ -15,7 +15,7 @@ try:
     import torch
     import torch.nn.functional as F
 except ImportError as error:
-    raise InputError("--verify needs PyTorch: pip install torch==2.13.0") from error
+    raise InputError("--verify needs PyTorch, which no extra brings: pip install torch==2.13.0") from error
 
 TOLERANCE = 1e-4  # of features scaled to a largest entry of 1; float32 rounding stays below 1e-5
 ROWS = 4
@@ -60,7 +60,8 @@ def verify(source: Path, target: Path, activation: str, *, folded: bool = False)
 
 
 def _hugging_face(folder, clip, pixels, tokens):
-    from transformers import CLIPModel
+    with needs("teachers"):
+        from transformers import CLIPModel
 
     model = CLIPModel.from_pretrained(folder).float().eval()
     return model.get_image_features(pixels), model.get_text_features(tokens)

@@ -31,10 +31,11 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would be trained, on how
 
 def main(config, config_name: str) -> None:
     distributed.start(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
+    workdir = Path(WORKDIR.value or f"runs/{config_name}")
     if DRY_RUN.value:
-        print(describe(validate(config)))
+        print(describe(validate(config), workdir))
         return
-    finish.run(config, Path(WORKDIR.value or f"runs/{config_name}"))
+    finish.run(config, workdir)
 
 
 if __name__ == "__main__":

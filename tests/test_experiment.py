@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run: what is wrong is told before what takes long."""
 
+import dataclasses
 import re
 
 import jax
@@ -9,6 +10,7 @@ from cusa_jax import dry_run, experiment
 from cusa_jax.config import default_config, typed, validate
 from cusa_jax.data import tokenizer_file, vocabulary
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import write_json
 from cusa_jax.keys import Config
 from cusa_jax.models import families
 from cusa_jax.sgraf_recipe import recipe
@@ -118,7 +120,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path):
         "loss.negatives": "global", "loss.csa.weight": 0.0, "loss.usa.weight": 0.0, "optim.freeze": "image",
         "schedule.epochs": 3, "data.world.train": 32, "data.world.val": 4, "data.world.test": 4,
     }  # fmt: skip
-    said = dry_run.describe(config(**settings))
+    said = dry_run.describe(config(**settings), tmp_path / "run")
     assert "train     160 captions of 32 images\nval       20 captions of 4 images\n" in said
     assert "steps     15: 3 epochs of 5, 32 pairs each" in said
     counts = re.search(r"([\d,]+) parameters, ([\d,]+) of them trained", said).groups()
@@ -127,7 +129,17 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path):
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in variables["params"].items()}
     assert trained == whole - count["image"]
     assert whole == sum(count.values())
-    assert [path.name for path in tmp_path.iterdir()] == ["world"]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_dry_run_finds_another_configuration_s_workdir_and_a_finished_run(tmp_path):
+    settings = config(**{"data.path": str(tmp_path / "none")})
+    write_json(tmp_path / "config.json", dataclasses.asdict(config(seed=5)))
+    with pytest.raises(InputError, match="belongs to another configuration"):
+        dry_run.describe(settings, tmp_path)
+    write_json(tmp_path / "config.json", dataclasses.asdict(settings))
+    write_json(tmp_path / "results.json", {})
+    assert dry_run.describe(settings, tmp_path).startswith("finished: ")
 
 
 def words(path, count):

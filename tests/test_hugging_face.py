@@ -1,6 +1,7 @@
 """Ids of the Hugging Face Hub, against a cache that the library itself reads; nothing is asked of a network."""
 
 import json
+from fnmatch import fnmatch
 
 import huggingface_hub
 import jax
@@ -81,7 +82,14 @@ def test_pickles_are_asked_for_only_where_there_are_no_others(tmp_path, monkeypa
     asked = []
 
     def snapshot(name, *, revision, allow_patterns, ignore_patterns):
-        asked.append((name, revision, "*.bin" in allow_patterns, "*.py" in allow_patterns))
+        files = (
+            "pytorch_model-00001-of-00002.bin",
+            "open_clip_pytorch_model.bin",
+            "training_args.bin",
+            "model.py",
+        )
+        wanted = [file for file in files if any(fnmatch(file, pattern) for pattern in allow_patterns)]
+        asked.append((name, revision, wanted))
         return str(tmp_path)
 
     monkeypatch.setattr("cusa_jax.hugging_face.snapshot_download", snapshot)
@@ -89,9 +97,9 @@ def test_pickles_are_asked_for_only_where_there_are_no_others(tmp_path, monkeypa
     (tmp_path / "model.safetensors").touch()
     find_model("someone/model")
     assert asked == [
-        ("someone/model", "v1", False, False),
-        ("someone/model", "v1", True, False),
-        ("someone/model", None, False, False),
+        ("someone/model", "v1", []),
+        ("someone/model", "v1", ["pytorch_model-00001-of-00002.bin", "open_clip_pytorch_model.bin"]),
+        ("someone/model", None, []),
     ]
 
 

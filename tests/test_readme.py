@@ -1,10 +1,16 @@
-"""The README's own code runs, and says what it says it says."""
+"""The README's own code runs, and says what it says it says; the pages' commands would be taken."""
 
+import ast
 import re
+import runpy
+import shlex
+import tomllib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pytest
+import yaml
 
 from cusa_jax import objective, similarity
 from cusa_jax.config import default_config, flat
@@ -13,6 +19,7 @@ from cusa_jax.types import Embeddings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BATCH = 128
 
 
@@ -41,17 +48,108 @@ def test_the_losses_in_three_lines_are_the_paper_s_objective():
 
 
 def test_every_page_that_is_linked_is_there():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_option_and_file_of_a_command_is_there():
-    """Commands of the pages: their scripts, presets and configuration keys exist."""
-    keys = flat(default_config())
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+def commands():
+    """(page, script, its arguments) of every command that the pages show, in a block or in a line."""
+    found = []
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        block = re.compile(r"```(?:\w*)\n(.*?)```", re.DOTALL)
+        code = block.findall(text) + re.findall(r"`([^`\n]+)`", block.sub("", text))
+        for line in "\n".join(code).splitlines():
+            for script, rest in re.findall(
+                r"(?:python scripts/|scripts/|cusa-jax )([a-z]+)(?:\.py|\b(?!/))([^#;\n]*)", line
+            ):
+                found.append(pytest.param(script, rest.strip(" '"), id=f"{page.name}: {script} {rest[:40]}"))
+    return found
+
+
+def flags_of(script):
+    """{flag: its choices, or None} as the script and every command define them; read, not run."""
+    source = (ROOT / "scripts" / f"{script}.py").read_text()
+    flags = {"extend": None} | ({"config": None} if "\n    run(main)" in source else {})
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "").startswith("DEFINE_"):
+            # Choices that are computed are not looked at.
+            literals = [_literal(one) for one in node.args]
+            flags[literals[0]] = literals[2] if "enum" in node.func.attr else None
+            if node.func.attr == "DEFINE_config_file":
+                flags["config"] = None
+    return flags
+
+
+def _literal(node):
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def checked(arguments, flags):
+    """The preset and overrides among the arguments; every flag must be the script's, with a value that it takes."""
+    preset, overrides = None, {}
+    for argument in shlex.split(arguments):
+        if not argument.startswith("--"):
+            continue
+        name, _, value = argument[2:].partition("=")
+        value = value.strip("…")
+        if name.startswith("config."):
+            overrides[name.removeprefix("config.")] = value
+            continue
+        known = name in flags or name.removeprefix("no") in flags
+        assert known, f"--{name} is none of {', '.join(sorted(flags))}"
+        assert not value or not flags.get(name) or value in flags[name], f"--{name}={value}"
+        preset = value if name == "config" else preset
+    return preset, overrides
+
+
+def test_pages_show_commands():
+    assert len(commands()) > 30
+
+
+@pytest.mark.parametrize(("script", "arguments"), commands())
+def test_every_command_of_the_pages_would_be_taken(script, arguments):
+    """Nothing is run: script, flags, choices, presets with their argument, and configuration keys with their types."""
+    assert (ROOT / "scripts" / f"{script}.py").is_file()
+    preset, overrides = checked(arguments, flags_of(script))
+    config = default_config()
+    if preset:
+        path, _, argument = preset.partition(":")
+        name = path.removeprefix("configs/").removesuffix(".py")
+        config = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](argument)
+    for key, value in overrides.items():
+        assert key in flat(config), key
+        if isinstance(flat(config)[key], bool | int | float) and not value.isupper():
+            config.update_from_flattened_dict({key: yaml.safe_load(value)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [("--wrokdir=x", "wrokdir"), ("--dry_runn", "dry_runn"), ("--suite=flickr30k", "suite")],
+)
+def test_a_flag_that_is_not_the_script_s_is_found(arguments, said):
+    with pytest.raises(AssertionError, match=said):
+        checked(arguments, flags_of("train"))
+
+
+def test_make_targets_requirements_and_extras_of_the_pages_are_there():
+    makefile = (ROOT / "Makefile").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for page in PAGES:
         text = page.read_text()
-        for name in re.findall(r"\b((?:scripts|configs)/\w+\.py)", text):
+        for target in re.findall(r"(?:^|`)make ([\w-]+)", text, flags=re.MULTILINE):
+            assert f"\n{target}:" in makefile, f"{page.name}: make {target}"
+        for name in re.findall(r"-r (requirements[\w-]*\.txt)", text):
             assert (ROOT / name).is_file(), f"{page.name}: {name}"
-        for key in re.findall(r"--config\.([\w.]+)=", text):
-            assert key in keys, f"{page.name}: {key}"
+        for names in re.findall(r"install '?(?:\.|cusa[-_]jax)\[([\w,]+)\]", text):
+            assert set(names.split(",")) <= set(extras), f"{page.name}: [{names}]"
+
+
+def test_every_file_that_the_pages_name_is_there():
+    for page in PAGES:
+        for name in re.findall(r"\b((?:scripts|configs)/\w+\.py)", page.read_text()):
+            assert (ROOT / name).is_file(), f"{page.name}: {name}"

@@ -1,4 +1,4 @@
-"""The training command on a folder of regions: SAF, whose steps draw dropout and move statistics, killed and resumed."""
+"""The training command on a folder of regions: SAF, with its dropout and moving statistics, killed and resumed."""
 
 import signal
 from pathlib import Path

@@ -12,7 +12,7 @@ from cusa_jax.evaluation.relevance import per_query
 from cusa_jax.evaluation.result import Result, side_by_side
 from cusa_jax.evaluation.retrieval import ScoredSplit
 from cusa_jax.evaluation.sources import Captioned
-from cusa_jax.evaluation.statistics import average, mean
+from cusa_jax.evaluation.statistics import average, percent
 
 
 def measure(scored: ScoredSplit, split: Split, judged: Judged | None = None) -> Result:
@@ -34,7 +34,7 @@ def _on_pairs(scored: ScoredSplit, split: Split) -> Result:
         t2i = scores.rank("t2i", images_of, depth=images_of.most)
         units = ((i2t, i2t.queries), (t2i, group[t2i.queries]))
         statistics["map_at_r"] = average(
-            [mean(per_query(way)["map_at_r"], unit, units=images, scale=100) for way, unit in units]
+            [percent(per_query(way)["map_at_r"], unit, units=images) for way, unit in units]
         )
     statistics["r_mean"] = recall_result(scores, group).statistics["r_mean"]
     return Result("image", (images,), statistics)

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from cusa_jax.data.sources import ImageSource, as_pixels
 from cusa_jax.inputs import ImageInputs, Pixels
 
-_ASPECTS = (3 / 4, 4 / 3)
+_LOG_ASPECTS = math.log(3 / 4), math.log(4 / 3)
 _TRIES = 10
 # Sets these random numbers apart from those of `order`, which come from the same seed.
 _STREAM = 2
@@ -55,7 +55,7 @@ def random_box(width: int, height: int, area: float, rng: np.random.Generator) -
     """
     for _ in range(_TRIES):
         pixels = width * height * rng.uniform(area, 1)
-        aspect = math.exp(rng.uniform(*map(math.log, _ASPECTS)))
+        aspect = math.exp(rng.uniform(*_LOG_ASPECTS))
         w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))

@@ -25,6 +25,7 @@ from cusa_jax.data.prefetch import OnBadImage, decode_all, threads_per_worker
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Pixels
 from cusa_jax.jsonfile import read_json, write_json
+from cusa_jax.progress import progress
 
 if TYPE_CHECKING:
     from cusa_jax.data.splits import Split
@@ -55,8 +56,8 @@ def write(
     shutil.rmtree(folder / _NAME, ignore_errors=True)  # what a killed run left are links to the staged files
     staging = _Staging(folder / "staging")
     total = sum(len(split.images) for split in splits.values())
-    with tqdm(total=total, unit=" images", desc="preparing", mininterval=1) as progress:
-        builder = _Builder(folder, splits, pixels, on_bad_image, staging, progress)
+    with progress(total=total, what="preparing", unit="image") as bar:
+        builder = _Builder(folder, splits, pixels, on_bad_image, staging, bar)
         empty = str(staging.folder / "nothing")  # is downloaded, but tensorflow-datasets wants the folders
         builder.download_and_prepare(
             download_dir=empty, download_config=tfds.download.DownloadConfig(extract_dir=empty)

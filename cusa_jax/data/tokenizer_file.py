@@ -6,6 +6,7 @@ other kind is a vocabulary of words.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -55,13 +56,8 @@ def content(source: str) -> bytes:
 def from_file(source: str, text: Text) -> Tokenizer:
     """The tokenizer at `source`, for a model with these texts. Raises InputError for what is none."""
     file, held = find(source), content(source)
-    try:
-        parsed = json.loads(held)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not a readable tokenizer ({error})") from error
-    if isinstance(parsed, dict) and "word2idx" in parsed:
-        words = vocabulary.parse(parsed, file)
-        return lambda texts: words.tokenize(texts, text.length)
+    if (known := _vocabulary(held, file)) is not None:
+        return lambda texts: known.tokenize(texts, text.length)
     return _subwords(held, file, text)
 
 
@@ -72,13 +68,8 @@ def words(source: str) -> int:
     """
     if not source:
         return 0
-    file = find(source)
-    try:
-        parsed = json.loads(content(source))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not a readable tokenizer ({one_line(str(error))})") from error
-    is_vocabulary = isinstance(parsed, dict) and "word2idx" in parsed
-    return len(vocabulary.parse(parsed, file)) if is_vocabulary else 0
+    known = _vocabulary(content(source), find(source))
+    return 0 if known is None else len(known)
 
 
 def check_words(source: str, sizes: Any, where: str) -> None:
@@ -89,6 +80,20 @@ def check_words(source: str, sizes: Any, where: str) -> None:
             f"{source}: a vocabulary of {count} words, but {where} was trained with one of {sizes.vocab_size}; name "
             "the one that it was trained with"
         )
+
+
+@functools.lru_cache(maxsize=2)
+def _vocabulary(held: bytes, file: Path) -> vocabulary.Vocabulary | None:
+    """The words in a file of them, None of a tokenizer.json; both are asked for by sizes and by tokens, parsed once.
+
+    Raises InputError for what is neither.
+    """
+    try:
+        parsed = json.loads(held)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not a readable tokenizer ({one_line(str(error))})") from error
+    is_vocabulary = isinstance(parsed, dict) and "word2idx" in parsed
+    return vocabulary.parse(parsed, file) if is_vocabulary else None
 
 
 def _tensor(file: Path) -> bytes:

@@ -4,6 +4,10 @@ Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapters 13 and 16.
 replacement inside their stratum; all metrics of a suite, and both models of a comparison, see the same draws.
 The numbers follow from `SEED`: the same results have the same interval everywhere. A metric whose protocol draws
 by itself (`Result.drawn`) has the interval of its own draws.
+
+Where no unit differs from another, drawing again shows nothing, and a share of 0 or 100 % would have no interval at
+all. It has the exact one (Clopper & Pearson, Biometrika 1934): of n units of which each scored fully, the share in
+the population is at least (0.05 / 2)^(1/n).
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import numpy as np
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.metrics import Metric, described
 from cusa_jax.evaluation.result import Result
+from cusa_jax.evaluation.statistics import Share, Statistic
 
 RESAMPLES = 1000
 SEED = 0
@@ -51,7 +56,10 @@ class Difference(Interval):
 def intervals(result: Result) -> dict[str, Interval]:
     """Every metric with its interval."""
     draws = dict(zip(result.statistics, resampled(result).T, strict=True)) | result.drawn
-    return {key: Interval(value, *quantiles(draws[key])) for key, value in result.values().items()}
+    return {
+        key: Interval(value, *_bounds(value, draws[key], result.statistics.get(key)))
+        for key, value in result.values().items()
+    }
 
 
 def differences(first: Result, second: Result, own: Sequence[Metric] = ()) -> dict[str, Difference]:
@@ -77,7 +85,7 @@ def differences(first: Result, second: Result, own: Sequence[Metric] = ()) -> di
     return {
         key: Difference(
             after[key] - before[key],
-            *quantiles(drawn),
+            *_bounds(after[key] - before[key], drawn, second.statistics.get(key), paired=True),
             lower_is_better=described(key, own).lower_is_better,
         )
         for key, drawn in draws.items()
@@ -109,6 +117,21 @@ def _draws(strata: tuple[int, ...]) -> Iterator[np.ndarray]:
 def _draw(generator: np.random.Generator, rows: int, size: int) -> np.ndarray:
     drawn = generator.integers(0, size, (rows, size)) + size * np.arange(rows)[:, None]
     return np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(float)
+
+
+def _bounds(
+    value: float, draws: np.ndarray, statistic: Statistic | None, *, paired: bool = False
+) -> tuple[float, float]:
+    """The interval's ends; exact ones for a share that is the same in every unit.
+
+    paired: it is a difference of two shares, from -most to most.
+    """
+    low, high = quantiles(draws)
+    if not isinstance(statistic, Share) or low != high:
+        return low, high
+    most, least = statistic.most, -statistic.most if paired else 0.0
+    sure = _TAILS[0] ** (1 / statistic.units)
+    return sure * value + (1 - sure) * least, sure * value + (1 - sure) * most
 
 
 def quantiles(values: np.ndarray) -> tuple[float, float]:

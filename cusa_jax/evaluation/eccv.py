@@ -19,7 +19,7 @@ from cusa_jax.evaluation.recall import KS
 from cusa_jax.evaluation.relevance import per_query
 from cusa_jax.evaluation.result import Result
 from cusa_jax.evaluation.scores import Scores, Way
-from cusa_jax.evaluation.statistics import Statistic, average, mean
+from cusa_jax.evaluation.statistics import Statistic, average, percent
 from cusa_jax.evaluation.suite import Evaluation, Suite
 
 # No query has more positives: at most 48 captions, or 19 images.
@@ -39,8 +39,8 @@ def eccv_result(scores: Scores, present: Gallery, *, label: str = "") -> Result:
     for way, ranking in rankings.items():
         values = per_query(ranking, ranking.positives + unseen[way][ranking.queries])
         for measure, name in measures.items():
-            statistics[f"{way}_{measure}"] = mean(
-                values[name], unit[way][ranking.queries], units=len(present.images), scale=100
+            statistics[f"{way}_{measure}"] = percent(
+                values[name], unit[way][ranking.queries], units=len(present.images)
             )
     statistics["map_at_r"] = average([statistics[f"{way}_map_at_r"] for way in rankings])
     return Result("image", (len(present.images),), statistics, notes=(*present.notes, *left_out))
@@ -50,10 +50,8 @@ def recall_result(scores: Scores, present: Gallery, kind: str = "cxc", *, label:
     """`i2t_r1` … `t2i_r10` with the positives of 'cxc', or of 'original' COCO; arguments as `eccv_result`."""
     rankings, left_out = _rankings(scores, present, kind, label=label)
     unit = _image_of_query(present)
-    statistics = {
-        f"{way}_r{k}": mean(
-            ranking.rank < k, unit[way][ranking.queries], units=len(present.images), scale=100
-        )
+    statistics: dict[str, Statistic] = {
+        f"{way}_r{k}": percent(ranking.rank < k, unit[way][ranking.queries], units=len(present.images))
         for way, ranking in rankings.items()
         for k in KS
     }

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cusa_jax.data.classes import Classes
 from cusa_jax.data.labelled_images import LabelledImages
 from cusa_jax.data.splits import CaptionedImages
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.scores import Blocks, Matrix, Scores
-from cusa_jax.evaluation.sources import Captioned, EmbeddingSource, Labelled
+from cusa_jax.evaluation.sources import Captioned, Classified, EmbeddingSource, Labelled
 
 # By the presets of its two models.
 _ARCHITECTURES = {frozenset({"sgr", "saf"}): "sgraf", frozenset({"sgr_coco", "saf_coco"}): "sgraf_coco"}
@@ -52,6 +53,8 @@ class Ensemble:
 
     def captioned(self, name: str, split: CaptionedImages | None) -> Captioned:
         captioned = [part.captioned(name, split) for part in self._parts]
+        for part, one in zip(self._parts[1:], captioned[1:], strict=True):
+            self._check_same(name, captioned[0], one, part.name)
         return dataclasses.replace(
             captioned[0],
             scores=mean_scores([part.scores for part in captioned]),
@@ -59,6 +62,28 @@ class Ensemble:
             uni_text=None,
             cross_head=f"mean of {len(captioned)} scores",
         )
+
+    def _check_same(self, name: str, one: Captioned, other: Captioned, whose: str) -> None:
+        """Raises InputError where row m or column n are not of the same image or caption; ids may be absent."""
+        pairs = {
+            "image_ids": (one.image_ids or None, other.image_ids or None),
+            "caption_ids": (one.caption_ids, other.caption_ids),
+            "caption_image": (one.caption_image, other.caption_image),
+        }
+        for key, (ours, theirs) in pairs.items():
+            if ours is not None and theirs is not None and not np.array_equal(ours, theirs):
+                raise InputError(
+                    f"{whose}: {name}/{key} differs from that of {self._parts[0].name}: scores of other images and "
+                    "captions, or in another order, cannot be averaged"
+                )
+
+    def classified(self, name: str, classes: Classes | None) -> Classified:
+        classified = [part.classified(name, classes) for part in self._parts]
+        first = classified[0]
+        if any(not np.array_equal(one.labels, first.labels) for one in classified):
+            raise InputError(f"{self.name}: {name}/labels differ: evaluate all on the same images")
+        scores = mean_scores([one.scores for one in classified])
+        return Classified(scores, first.labels, f"mean of {len(classified)} scores")
 
     def labelled(self, name: str, images: LabelledImages | None, part: str = "") -> Labelled:
         raise InputError(f"{self.name}: an ensemble has scores of pairs alone, and no embeddings of images")

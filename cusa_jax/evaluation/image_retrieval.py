@@ -28,7 +28,7 @@ from cusa_jax.evaluation.recall import KS
 from cusa_jax.evaluation.relevance import per_query
 from cusa_jax.evaluation.result import Result
 from cusa_jax.evaluation.scores import normalised
-from cusa_jax.evaluation.statistics import Statistic, mean
+from cusa_jax.evaluation.statistics import Statistic, percent
 from cusa_jax.evaluation.suite import Dataset, Evaluation, Suite
 
 
@@ -73,12 +73,10 @@ def query_gallery(
 def _result(ranking: Ranking, queries: int) -> Result:
     place = np.full(queries, np.iinfo(np.int32).max)
     place[ranking.queries] = ranking.rank
-    statistics: dict[str, Statistic] = {
-        "rank1" if k == 1 else f"r{k}": mean(place < k, scale=100) for k in KS
-    }
+    statistics: dict[str, Statistic] = {"rank1" if k == 1 else f"r{k}": percent(place < k) for k in KS}
     values = per_query(ranking)
     for name in ("map_at_r", "rprecision"):
-        statistics[name] = mean(values[name], ranking.queries, units=queries, scale=100)
+        statistics[name] = percent(values[name], ranking.queries, units=queries)
     notes = []
     if alone := queries - len(ranking.queries):
         notes.append(

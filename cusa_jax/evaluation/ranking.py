@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
 from cusa_jax import sharding
 from cusa_jax.errors import InputError
+from cusa_jax.progress import progress
 
 # Scores held at a time by each device: 128 MiB of float32.
 BLOCK_SCORES = 1 << 25
@@ -132,9 +132,7 @@ def rank(
     replicated = None if items is None else replicated_rows(np.asarray(items, np.float32), mesh)
 
     blocks = []
-    for start in tqdm(
-        range(0, len(answerable), rows), label, unit="block", disable=not label, leave=False, delay=1
-    ):
+    for start in progress(range(0, len(answerable), rows), what=label, unit="block", shown=bool(label)):
         here = answerable[start : start + rows]
         padded = np.resize(here, rows)
         arrays = (

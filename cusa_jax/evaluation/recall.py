@@ -18,7 +18,7 @@ from cusa_jax.evaluation.metrics import RECALLS
 from cusa_jax.evaluation.ranking import Positives, Ranking
 from cusa_jax.evaluation.result import Result
 from cusa_jax.evaluation.scores import Scores, as_scores
-from cusa_jax.evaluation.statistics import Statistic, average, mean, median, total, within
+from cusa_jax.evaluation.statistics import Statistic, average, mean, median, percent, total, within
 from cusa_jax.evaluation.suite import Dataset, Evaluation, Suite
 
 KS = (1, 5, 10)
@@ -72,7 +72,7 @@ def recall_result(scores: ArrayLike | Scores, caption_image: ArrayLike, *, label
     statistics: dict[str, Statistic] = {}
     for way, ranking in rankings.items():
         for k in KS:
-            statistics[f"{way}_r{k}"] = mean(ranking.rank < k, unit[way], units=units, scale=100)
+            statistics[f"{way}_r{k}"] = percent(ranking.rank < k, unit[way], units=units)
         statistics[f"{way}_mean_rank"] = mean(ranking.rank + 1, unit[way], units=units)
         statistics[f"{way}_median_rank"] = median(ranking.rank + 1, unit[way])
     six = [statistics[key] for key in RECALLS]
@@ -132,7 +132,9 @@ def checked_groups(scores: Scores, caption_image: ArrayLike) -> np.ndarray:
     return group.astype(np.int64)
 
 
-def _recall_suite(name: str, title: str, data: Dataset, images: int) -> Suite:
+def recall_suite(name: str, title: str, data: Dataset, images: int | None = None) -> Suite:
+    """Recall on the test split of any captions. images: as `Suite.images`."""
+
     def run(evaluation: Evaluation) -> Result:
         captioned = evaluation.captioned(data)
         result = recall_result(captioned.scores, captioned.caption_image, label=name)
@@ -156,7 +158,7 @@ def _coco1k(evaluation: Evaluation) -> Result:
     return dataclasses.replace(result, head=captioned.cross_head, notes=(*notes, *result.notes))
 
 
-FLICKR30K = _recall_suite(
+FLICKR30K = recall_suite(
     "flickr30k",
     "Flickr30K",
     Dataset(
@@ -166,5 +168,5 @@ FLICKR30K = _recall_suite(
     ),
     images=1000,
 )
-COCO5K = _recall_suite("coco5k", "COCO 5K", coco.COCO, images=5000)
+COCO5K = recall_suite("coco5k", "COCO 5K", coco.COCO, images=5000)
 COCO1K = Suite("coco1k", "COCO 1K, mean of five folds", (coco.COCO,), _coco1k)

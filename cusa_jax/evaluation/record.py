@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.bootstrap import RESAMPLES, SEED, Difference, Interval, differences, intervals
 from cusa_jax.evaluation.result import Result
 from cusa_jax.evaluation.suites import SUITES
+from cusa_jax.jsonfile import read_json
+from cusa_jax.workdir import RESULTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,27 @@ def record(evaluated: Evaluated) -> dict[str, Any]:
         "skipped": evaluated.skipped,
         "bootstrap": {"level": 0.95, "resamples": RESAMPLES, "seed": SEED},
     }
+
+
+def result_folders(out: Path, groups: Sequence[Sequence[str]]) -> list[Path]:
+    """Where the results of each group of models belong: `out`, or with several groups a folder in it for each.
+
+    Raises InputError where the results of other models are there: nothing is overwritten unseen.
+    """
+    stems = [Path(group[0]).stem for group in groups]
+    names = [stem if stems.count(stem) == 1 else f"{stem}-{n}" for n, stem in enumerate(stems, start=1)]
+    folders = [out] if len(groups) == 1 else [out / name for name in names]
+    for folder, models in zip(folders, groups, strict=True):
+        if not (folder / RESULTS).is_file():
+            continue
+        found = read_json(folder / RESULTS)
+        there = [one.get("model") for one in found.get("models", [found])]
+        if there != list(models):
+            raise InputError(
+                f"{folder / RESULTS}: holds the results of {' and '.join(map(str, there))}; name another --out, or "
+                "remove it"
+            )
+    return folders
 
 
 def comparison(first: Evaluated, second: Evaluated) -> dict[str, Any]:

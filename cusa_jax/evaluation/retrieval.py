@@ -67,9 +67,10 @@ class Evaluator:
                 split.images,
                 workers=self._config.data.workers,
                 on_bad_image=self._config.data.on_bad_image,
+                label="evaluating",
             )
         captions = np.flatnonzero(np.isin(split.table.caption_image, readable))
-        texts = embedding.encode_texts(self._encoder, variables, split.tokens[captions])
+        texts = embedding.encode_texts(self._encoder, variables, split.tokens[captions], label="evaluating")
         return ScoredSplit(readable, captions, embedding.scores(self._encoder, variables, images, texts))
 
 

@@ -1,13 +1,15 @@
 """Where embeddings come from: a student that encodes a dataset, or a file of arrays that somebody computed.
 
-All answer the same three questions, one a kind of suite. The suites say which files a student reads. The keys of an
-.npz, each with the dataset's name before it (`coco/image`):
+All answer the same four questions, one a kind of suite. The suites say which files a student reads. The keys of an
+.npz, each with the dataset's name before it (`coco/image`), or with the name of
+a suite of one's own:
 
     flickr30k, coco   image [M, D], text [N, D]: cross-modal embeddings; or scores [M, N], of any model
                       caption_image int [N]: the image of each caption
                       uni_image, uni_text: for CxC within a modality; image and text serve where they are absent
                       image_ids [M], caption_ids int [N]: COCO's, for ECCV Caption and CxC
     cub, sop, inat    features [n, D], labels [n]
+    zeroshot          image [M, D], classes [C, D]; or scores [M, C]; labels int [M], of 0 … C-1
     inshop            query [Q, D], query_labels [Q], gallery [G, D], gallery_labels [G]
     sts               sentences [K] (white space collapsed), features [K, D]
 """
@@ -20,10 +22,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from cusa_jax import embedding, sharding
 from cusa_jax.data.captions import clean_captions
+from cusa_jax.data.classes import Classes
 from cusa_jax.data.labelled_images import LabelledImages
 from cusa_jax.data.sources import ImageFiles, ImageSource
 from cusa_jax.data.splits import CaptionedImages
@@ -33,6 +35,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.evaluation.scores import InnerProducts, Matrix, Scores, normalised
 from cusa_jax.models.families import preset_name
 from cusa_jax.models.student import Embeds, Student, UniModal, Variables
+from cusa_jax.progress import progress
 from cusa_jax.teachers.encoding import encode_all, text_batches
 from cusa_jax.types import Params, Teacher
 
@@ -66,6 +69,15 @@ class Labelled:
     head: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Classified:
+    """Scores [M, C] of M images and C classes, and the right class of each image, int [M]."""
+
+    scores: Scores
+    labels: np.ndarray
+    head: str
+
+
 class EmbeddingSource(Protocol):
     """What a suite asks for. Each method raises InputError where the source has no such thing.
 
@@ -79,6 +91,8 @@ class EmbeddingSource(Protocol):
     def captioned(self, name: str, split: CaptionedImages | None) -> Captioned: ...
 
     def labelled(self, name: str, images: LabelledImages | None, part: str = "") -> Labelled: ...
+
+    def classified(self, name: str, classes: Classes | None) -> Classified: ...
 
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
         """Features [n, D] of any sentences, and the head that they come from."""
@@ -131,6 +145,22 @@ class StudentSource:
         features = self._uni_of(self._images(f"{name} {part}".strip(), ImageFiles(images.paths)))
         return Labelled(features, images.labels, self._uni_head)
 
+    def classified(self, name: str, classes: Classes | None) -> Classified:
+        assert classes is not None
+        prompts = [prompt for of_class in classes.prompts for prompt in of_class]
+        if self._student.inputs.text.cleaned:
+            prompts = clean_captions(prompts)
+        texts = self._texts(name, prompts)
+        images = self._images(name, ImageFiles(classes.images.paths))
+        shape = (len(classes.names), len(classes.templates), -1)
+        if not self._encoder.embeds:
+            pairs = embedding.scores(self._encoder, self._variables, images, texts)
+            of_prompts = pairs.rows("i2t", np.arange(len(classes.images.paths)))
+            scores: Scores = Matrix(of_prompts.T.reshape(shape).mean(1).T)
+            return Classified(scores, classes.images.labels, "scores of pairs")
+        means = normalised(np.asarray(texts[0]).reshape(shape).mean(1), f"{self.name}: classes")
+        return Classified(InnerProducts(images[0], means), classes.images.labels, self._cross_head)
+
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
         return self._uni_of(self._texts("sts", texts)), self._uni_head
 
@@ -173,16 +203,17 @@ class SentenceSource:
     def labelled(self, name: str, images: LabelledImages | None, part: str = "") -> Labelled:
         raise InputError(f"{self.name} encodes sentences only: it sees no images")
 
+    def classified(self, name: str, classes: Classes | None) -> Classified:
+        raise InputError(f"{self.name} encodes sentences only: it sees no images")
+
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
         assert self._teacher.tokenize is not None
         batches = text_batches(self._teacher.tokenize(texts), self._batch_size)
-        encoded = tqdm(
+        encoded = progress(
             encode_all(self._teacher, self._params, batches, self._mesh),
-            "sts: texts",
-            -(-len(texts) // self._batch_size),
+            what="sts: texts",
+            total=-(-len(texts) // self._batch_size),
             unit="batch",
-            leave=False,
-            delay=1,
         )
         numbers, features = (np.concatenate(parts) for parts in zip(*encoded, strict=True))
         return features[np.argsort(numbers)], "sentence features"
@@ -205,11 +236,7 @@ class ArraySource:
             raise InputError(f"{path}: not a readable .npz of plain arrays ({reason})") from error
 
     def captioned(self, name: str, split: CaptionedImages | None) -> Captioned:
-        scores: Scores
-        if f"{name}/scores" in self._arrays:
-            scores = Matrix(self._arrays[f"{name}/scores"])
-        else:
-            scores = InnerProducts.cosines(self._need(name, "image"), self._need(name, "text"))
+        scores = self._scores(name, "text")
         images, captions = scores.shape
         caption_image = self._whole_numbers(name, "caption_image", captions)
         if caption_image.min(initial=0) < 0 or caption_image.max(initial=0) >= images:
@@ -230,6 +257,10 @@ class ArraySource:
         keys = (part, f"{part}_labels") if part else ("features", "labels")
         return Labelled(self._need(name, keys[0]), self._need(name, keys[1]), GIVEN)
 
+    def classified(self, name: str, classes: Classes | None) -> Classified:
+        scores = self._scores(name, "classes")
+        return Classified(scores, self._whole_numbers(name, "labels", scores.shape[0]), GIVEN)
+
     def sentences(self, texts: list[str]) -> tuple[np.ndarray, str]:
         sentences, features = self._need("sts", "sentences"), self._need("sts", "features")
         if features.ndim != 2 or features.dtype.kind not in "fiu":
@@ -243,6 +274,11 @@ class ArraySource:
                 f"{self.name}: sts/sentences lacks {len(missing)} sentences, such as {missing[0]!r}"
             )
         return features[[row[text] for text in texts]], GIVEN
+
+    def _scores(self, name: str, side: str) -> Scores:
+        if f"{name}/scores" in self._arrays:
+            return Matrix(self._arrays[f"{name}/scores"])
+        return InnerProducts.cosines(self._need(name, "image"), self._need(name, side))
 
     def _uni(self, name: str, side: str, count: int) -> np.ndarray | None:
         key = f"uni_{side}" if f"{name}/uni_{side}" in self._arrays else side

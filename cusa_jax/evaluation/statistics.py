@@ -6,6 +6,7 @@ statistic is the official number; with the counts of a resample it is the number
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -14,15 +15,35 @@ import numpy as np
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-def mean(
-    values: np.ndarray, unit: np.ndarray | None = None, *, units: int = 0, scale: float = 1.0
-) -> Statistic:
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A statistic that is `most` where every unit scores fully, and 0 where none scores at all.
+
+    units: how many there are, of which it is known what one sample cannot show (`bootstrap.intervals`).
+    """
+
+    of: Statistic
+    most: float
+    units: int
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        return self.of(weights)
+
+
+def mean(values: np.ndarray, unit: np.ndarray | None = None, *, units: int = 0) -> Statistic:
     """The mean of `values` [n], each of which belongs to a unit [n]; by default each is a unit itself."""
     if unit is None:
         unit, units = np.arange(len(values)), len(values)
     totals = np.bincount(unit, values, units)
     counts = np.bincount(unit, minlength=units).astype(float)
-    return lambda weights: scale * _ratio(weights @ totals, weights @ counts)
+    return lambda weights: _ratio(weights @ totals, weights @ counts)
+
+
+def percent(values: np.ndarray, unit: np.ndarray | None = None, *, units: int = 0) -> Share:
+    """100 x the `mean` of values from 0 to 1, such as hits."""
+    share = mean(values, unit, units=units)
+    scoring = len(values) if unit is None else len(np.unique(unit))
+    return Share(lambda weights: 100 * share(weights), 100.0, scoring)
 
 
 def median(values: np.ndarray, unit: np.ndarray) -> Statistic:
@@ -56,17 +77,34 @@ def pearson(x: np.ndarray, y: np.ndarray) -> Statistic:
 
 def average(statistics: list[Statistic], shares: np.ndarray | None = None) -> Statistic:
     """The mean of several statistics, weighted by their `shares`."""
-    return lambda weights: np.average([part(weights) for part in statistics], axis=0, weights=shares)
+    return _combined(statistics, lambda values: np.average(values, axis=0, weights=shares))
 
 
 def total(statistics: list[Statistic]) -> Statistic:
     """The sum of several statistics."""
-    return lambda weights: np.sum([part(weights) for part in statistics], axis=0)
+    return _combined(statistics, lambda values: np.sum(values, axis=0))
 
 
 def within(statistic: Statistic, units: slice) -> Statistic:
     """A statistic of some of the units, as one of all."""
-    return lambda weights: statistic(weights[:, units])
+
+    def part(weights: np.ndarray) -> np.ndarray:
+        return statistic(weights[:, units])
+
+    return dataclasses.replace(statistic, of=part) if isinstance(statistic, Share) else part
+
+
+def _combined(statistics: list[Statistic], combine: Callable[[list[np.ndarray]], np.ndarray]) -> Statistic:
+    """Of shares a share again, which is as sure as the one of the fewest units."""
+
+    def combined(weights: np.ndarray) -> np.ndarray:
+        return combine([part(weights) for part in statistics])
+
+    parts = [part for part in statistics if isinstance(part, Share)]
+    if len(parts) < len(statistics):
+        return combined
+    most = combine([np.array([part.most]) for part in parts])[0]
+    return Share(combined, float(most), min(part.units for part in parts))
 
 
 def _weighted_ranks(values: np.ndarray) -> Statistic:

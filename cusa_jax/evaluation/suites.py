@@ -1,6 +1,6 @@
 """The table of suites: those of the paper's tables, and whatever a program adds."""
 
-from cusa_jax.evaluation import cxc, eccv, human, image_retrieval, recall, sts
+from cusa_jax.evaluation import cxc, eccv, human, image_retrieval, recall, sts, zero_shot
 from cusa_jax.evaluation.suite import Suite
 
 SUITES: dict[str, Suite] = {
@@ -17,5 +17,6 @@ SUITES: dict[str, Suite] = {
         image_retrieval.INAT,
         sts.STS,
         human.HUMAN,
+        zero_shot.ZERO_SHOT,
     )
 }

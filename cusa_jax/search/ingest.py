@@ -13,12 +13,11 @@ import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cusa_jax.data.pipeline import decoded_batches
 from cusa_jax.data.sources import ImageFiles
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
+from cusa_jax.progress import progress
 from cusa_jax.search.changes import gone_and_kept, is_moved
 from cusa_jax.search.index import Origin, check_model, create, opened, origin_of, replace, row, sound
 from cusa_jax.search.photos import State, find_photos
@@ -89,7 +88,10 @@ def _encode(
     batches = decoded_batches(
         images, encoder.student.inputs.image, batch_size=encoder.batch_size, on_bad_image="skip"
     )
-    with contextlib.closing(batches), tqdm(total=len(names), unit="photo", disable=not names) as progress:
+    with (
+        contextlib.closing(batches),
+        progress(total=len(names), what="index", unit="photo", shown=bool(names)) as bar,
+    ):
         for numbers, pixels, errors in batches:
             embeddings = encoder.images(params, pixels) if len(numbers) else ((), ())
             # The batch may be padded.
@@ -97,10 +99,10 @@ def _encode(
                 row(names[number], states[names[number]], cross, uni)
                 for number, cross, uni in zip(numbers, *embeddings, strict=False)
             ]
-            done = names[progress.n : progress.n + encoder.batch_size]
+            done = names[bar.n : bar.n + encoder.batch_size]
             replace(index, done, rows)
             unreadable += errors
-            progress.update(len(done))
+            bar.update(len(done))
     return unreadable
 
 

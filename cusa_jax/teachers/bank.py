@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cusa_jax.distributed import from_first, is_first, wait_for_all
 from cusa_jax.errors import InputError
 from cusa_jax.lock import LOCK, held
+from cusa_jax.progress import progress
 from cusa_jax.teachers.bank_files import BankFeatures, BankWriter, Record, read_record
 from cusa_jax.teachers.folder import model_files
 
@@ -89,9 +89,7 @@ def _done(folder: Path, fingerprint: dict[str, Any], samples: int) -> int:
 
 def _compute(folder: Path, fingerprint: dict[str, Any], compute: Compute, samples: int, done: int) -> None:
     record = read_record(folder)
-    bar = tqdm(
-        total=samples, initial=done, unit=" samples", desc=f"{folder}", mininterval=1, disable=not is_first()
-    )
+    bar = progress(total=samples, done=done, what=f"{folder}", unit="sample", shown=is_first())
     with bar, contextlib.ExitStack() as opened:
         writer = opened.enter_context(BankWriter(folder, record)) if record and is_first() else None
         for batch, (numbers, features) in enumerate(compute(done), start=1):

@@ -18,6 +18,9 @@ compared = model(**given)  # image_embeds, text_embeds: of length 1""",
     "open_clip": """import open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:THIS FOLDER")
 tokenizer = open_clip.get_tokenizer("local-dir:THIS FOLDER")""",
+    "jax": """from jax import export
+program = export.deserialize(bytearray(open("THIS FOLDER/image.stablehlo", "rb").read()))
+embeddings = program.call(pixels)  # uint8 [b, S, S, 3]; text.stablehlo takes token ids int32 [b, L]""",
 }
 
 

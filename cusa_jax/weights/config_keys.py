@@ -41,7 +41,7 @@ def check_settings(
     name: of the section, '' for the top. what: the kind of model, for the message.
     """
     for key, value in section.items():
-        if key in honoured or key in IGNORED or value is None:
+        if key in honoured or value is None or (key in IGNORED and key not in only):
             continue
         if key not in only or value != only[key]:
             label = one_line(f"{name}.{key}" if name else key)

@@ -1,8 +1,8 @@
 """Both towers as programs, StableHLO with the weights within, which `jax.export` loads without this project.
 
 A folder: image.stablehlo takes uint8 [b, S, S, 3], text.stablehlo int32 [b, L] of the model's tokenizer;
-both give embeddings float32 [b, E] of length 1, for any b. description.json says S, L, E and how pixels are made; the
-tokenizer lies beside them, as transformers reads it.
+both give embeddings float32 [b, E] of length 1, for any b. description.json says S (image.size), L (text.length), E
+(embed_dim) and how pixels are made; the tokenizer lies beside them, as transformers reads it, and a model card.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from cusa_jax.files import folder_written_whole
 from cusa_jax.inputs import Pixels, Text
 from cusa_jax.jsonfile import write_json
 from cusa_jax.models.student import Embeds, Side
+from cusa_jax.weights.card import write_card
 from cusa_jax.weights.format import Format, Source
 from cusa_jax.weights.hub import Weights
 from cusa_jax.weights.huggingface_tokenizer import write_tokenizer
@@ -47,12 +48,13 @@ def _write(folder: Path, weights: Weights) -> None:
         said = {
             "family": weights.family,
             "platforms": PLATFORMS,
-            "embedding": width,
+            "embed_dim": width,
             "image": dataclasses.asdict(pixels),
             "text": {"length": text.length, "pad_id": text.pad_id},
         }
         write_json(fresh / "description.json", said)
         write_tokenizer(fresh, weights)
+        write_card(fresh, weights, "jax")
 
 
 def _rows(pixels: Pixels, text: Text) -> dict[Side, jax.ShapeDtypeStruct]:

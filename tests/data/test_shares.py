@@ -152,6 +152,8 @@ def test_fewer_training_images_with_all_their_captions(tmp_path):
     assert len(few.captions) == len(few.tokens) == 9
     for number, name in enumerate(few.images.names):
         mine = [few.captions[n] for n in np.flatnonzero(few.table.caption_image == number)]
-        assert mine == [f"photo {name.rpartition('/')[2].removesuffix('.png')} in words {k}" for k in range(3)]
+        assert mine == [
+            f"photo {name.rpartition('/')[2].removesuffix('.png')} in words {k}" for k in range(3)
+        ]
     with pytest.raises(InputError, match=r"train_images=17: there are 16"):
         train(17)

@@ -48,6 +48,18 @@ def test_an_ensemble_is_a_source_of_scores_alone(tmp_path):
             asked()
 
 
+@pytest.mark.parametrize(
+    ("key", "values"), [("image_ids", [5, 1, 2, 3, 4, 0, 6]), ("caption_image", np.arange(35) // 5 % 6)]
+)
+def test_scores_of_other_images_of_the_same_number_are_refused(tmp_path, key, values):
+    same = {"scores": A, "caption_image": np.arange(35) // 5, "image_ids": np.arange(7)}
+    for name, content in (("a", same), ("b", same | {key: np.array(values)})):
+        np.savez(tmp_path / f"{name}.npz", **{f"flickr30k/{k}": value for k, value in content.items()})
+    both = Ensemble([ArraySource(tmp_path / f"{name}.npz") for name in "ab"])
+    with pytest.raises(InputError, match=rf"b\.npz: flickr30k/{key} differs from that of \S*a\.npz"):
+        both.captioned("flickr30k", None)
+
+
 def test_models_of_other_data_are_refused(tmp_path):
     both = Ensemble([source(tmp_path / "a.npz", A), source(tmp_path / "b.npz", B[:6, :30])])
     with pytest.raises(InputError, match="cannot be averaged"):

@@ -184,6 +184,31 @@ def test_two_are_compared_in_pairs(arrays):
     assert "better" not in done.stdout
 
 
+def test_several_models_and_one_s_own_captions_each_in_a_folder_and_nothing_is_overwritten_unseen(
+    arrays, data
+):
+    """One's own captions under one's own name; the results of another model stop the command before it begins."""
+    for name in ("a", "b"):
+        with np.load(arrays / f"{name}.npz") as file:
+            kept = {key.replace("flickr30k", "mine"): value for key, value in file.items()}
+        np.savez(arrays / f"{name}.npz", **kept)
+    own, out = f"--suite=mine={data / 'flickr30k'}", arrays / "out"
+    first, second = (str(arrays / f"{name}.npz") for name in "ab")
+    done = evaluate(f"--checkpoint={first},{second}", own, out=out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, model in (("a", first), ("b", second)):
+        results = json.loads((out / name / "results.json").read_text())
+        assert (results["model"], set(results["suites"])) == (model, {"mine"})
+        assert "<h2>mine</h2>" in (out / name / "report.html").read_text()
+    refused = evaluate(f"--checkpoint={first}", own, out=out / "b")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith(
+        f"error: {out / 'b' / 'results.json'}: holds the results of"
+    )
+    again = evaluate(f"--checkpoint={second}", own, out=out / "b")
+    assert "of an earlier evaluation, is replaced" in again.stdout
+
+
 def test_where_nothing_is_evaluated_that_is_an_error(arrays):
     done = evaluate(f"--embeddings={arrays / 'a.npz'}", "--suite=sop,sts", out=arrays / "out")
     assert done.returncode == 2

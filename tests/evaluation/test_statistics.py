@@ -7,7 +7,7 @@ from scipy import stats
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation import bootstrap
 from cusa_jax.evaluation.result import Result, side_by_side
-from cusa_jax.evaluation.statistics import average, mean, median, pearson, spearman, total
+from cusa_jax.evaluation.statistics import average, mean, median, pearson, percent, spearman, total, within
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -23,7 +23,7 @@ def resamples(*arrays):
 @pytest.mark.parametrize(
     ("statistic", "expected"),
     [
-        (mean(X, scale=100), [100 * x.mean() for x, _ in resamples(X, Y)]),
+        (percent(X), [100 * x.mean() for x, _ in resamples(X, Y)]),
         (median(X, np.arange(N)), [np.median(x) for x, _ in resamples(X, Y)]),
         (spearman(X, Y), [100 * stats.spearmanr(*pair).statistic for pair in resamples(X, Y)]),
         (pearson(X, Y), [100 * stats.pearsonr(*pair).statistic for pair in resamples(X, Y)]),
@@ -49,11 +49,44 @@ def test_values_that_share_a_unit_are_drawn_together():
 
 def test_interval_covers_what_theory_says():
     values = RNG.random(2000) < 0.3
-    found = bootstrap.intervals(Result("image", (2000,), {"r1": mean(values, scale=100)}))["r1"]
+    found = bootstrap.intervals(Result("image", (2000,), {"r1": percent(values)}))["r1"]
     error = 100 * values.std() / np.sqrt(2000)
     assert found.value == pytest.approx(100 * values.mean())
     assert found.low == pytest.approx(found.value - 1.96 * error, abs=0.25 * error)
     assert found.high == pytest.approx(found.value + 1.96 * error, abs=0.25 * error)
+
+
+@pytest.mark.parametrize("hits", [0, 1])
+def test_a_share_that_is_the_same_in_every_unit_has_the_exact_interval(hits):
+    """Clopper and Pearson's, by scipy; the bootstrap's has no width."""
+    n, unit = 12, np.repeat(np.arange(12), 5)
+    at_1 = percent(np.full(60, hits), unit, units=n)
+    found = bootstrap.intervals(
+        Result(
+            "image",
+            (n,),
+            {"r1": at_1, "sum": total([at_1, at_1]), "part": within(percent(np.full(4, hits)), slice(4))},
+        )
+    )
+    for key, units, most in (("r1", n, 100), ("sum", n, 200), ("part", 4, 100)):
+        exact = stats.binomtest(hits * units, units).proportion_ci(0.95, "exact")
+        expected = (most * hits, most * exact.low, most * exact.high)
+        assert (found[key].value, found[key].low, found[key].high) == pytest.approx(expected)
+
+
+def test_what_is_no_share_has_the_interval_of_the_bootstrap_alone():
+    ranks = Result("image", (N,), {"rank": mean(np.ones(N)), "both": total([mean(np.ones(N)), percent(X)])})
+    assert bootstrap.intervals(ranks)["rank"] == bootstrap.Interval(1, 1, 1)
+
+
+def test_a_difference_that_is_the_same_in_every_unit_has_the_exact_interval():
+    """4 of 4 images better is no proof: the sign test gives it p = 0.125."""
+    for n, verdict in ((4, "no difference shown"), (40, "better")):
+        first, second = (Result("image", (n,), {"r1": percent(np.full(n, hit))}) for hit in (0, 1))
+        found = bootstrap.differences(first, second)["r1"]
+        low = 100 * (2 * stats.binomtest(n, n).proportion_ci(0.95, "exact").low - 1)
+        assert (found.value, found.low, found.high) == pytest.approx((100, low, 100))
+        assert found.verdict == verdict
 
 
 def test_strata_are_resampled_by_themselves():

@@ -4,7 +4,7 @@ import numpy as np
 
 from cusa_jax.evaluation.metrics import Metric
 from cusa_jax.evaluation.result import Result
-from cusa_jax.evaluation.statistics import mean
+from cusa_jax.evaluation.statistics import percent
 from cusa_jax.evaluation.suite import Dataset, Evaluation, Suite
 from cusa_jax.evaluation.suites import SUITES
 
@@ -18,7 +18,7 @@ def run(evaluation: Evaluation) -> Result:
     scores = captioned.scores.rows("i2t", np.arange(images))
     first = np.array([np.flatnonzero(captioned.caption_image == image)[0] for image in range(images)])
     own, neighbours = scores[np.arange(images), first], scores[np.arange(images), np.roll(first, 1)]
-    preferred = mean(own > neighbours, scale=100)
+    preferred = percent(own > neighbours)
     return Result("image", (images,), {"preferred": preferred}, head=captioned.cross_head)
 
 

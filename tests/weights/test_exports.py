@@ -93,6 +93,11 @@ def test_programs_are_loaded_back_and_equal(tmp_path, weights):
         expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
         np.testing.assert_allclose(program.call(given), expected, atol=1e-6)
         np.testing.assert_allclose(program.call(given[:1]), expected[:1], atol=1e-6)
+    said = json.loads((tmp_path / "out/description.json").read_text())
+    assert (said["image"]["size"], said["text"]["length"], said["embed_dim"]) == (16, 12, expected.shape[1])
+    card = (tmp_path / "out/README.md").read_text()
+    assert "library_name: jax" in card
+    assert "export.deserialize" in card
     with pytest.raises(InputError, match=r"exported programs, which only `jax\.export\.deserialize` loads"):
         read_weights(tmp_path / "out")
 

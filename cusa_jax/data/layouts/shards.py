@@ -1,7 +1,8 @@
 """Tar shards of webdataset, as img2dataset writes them: KEY.jpg with KEY.txt, its caption, or KEY.json that has one.
 
-{split}.tar, or the shards of a folder named as the split, {split}/00000.tar, {split}/00001.tar, …. A shard's directory
-is read once; an image is read from its place in the shard when it is asked for, and nothing is unpacked.
+{split}.tar, or the shards of a folder named as the split, {split}/00000.tar, {split}/00001.tar, …. The
+headers of a shard are read through for its captions, and again for the places of its images; an image is read from its
+place when it is asked for, and nothing is unpacked.
 """
 
 from __future__ import annotations
