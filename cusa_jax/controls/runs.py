@@ -21,9 +21,7 @@ from cusa_jax.evaluation.scores import InnerProducts, Matrix, Scores
 from cusa_jax.experiment import read_split
 from cusa_jax.files import written_whole
 from cusa_jax.weights.formats import load_model
-
-# Of a run that is finished.
-_RESULTS = "results.json"
+from cusa_jax.workdir import RESULTS, check_owner, reopen
 
 
 def run(
@@ -37,26 +35,34 @@ def run(
     """Trains every cell with every seed under `config`, in workdir/CELL-SEED; what is finished is not repeated.
 
     split: of which a run's scores are kept. Returns False where SIGTERM or SIGINT asked to stop; the same call
-    continues.
+    continues. Raises InputError where a folder is another configuration's: a recipe that changed keeps no old runs.
     """
     # Every cell once before any twice.
     todo = [(seed, cell) for seed in seeds for cell in cells]
     trained, start = 0, time.monotonic()
     for number, (seed, cell) in enumerate(todo, start=1):
-        folder = run_folder(workdir, cell, seed)
+        folder, own = run_folder(workdir, cell, seed), cell_config(config, cell, seed, recipes)
         if (folder / _scores_file(split)).is_file():
-            continue
+            check_owner(folder, own.to_dict())
+            if not reopen(folder, own.to_dict()):
+                continue
         elapsed = time.monotonic() - start
         left = f", {elapsed / trained * (len(todo) - number + 1) / 60:.0f} min left" if trained else ""
         print(f"--- run {number} of {len(todo)}: {cell}, seed {seed}{left}", flush=True)
-        own = cell_config(config, cell, seed, recipes)
-        if not (folder / _RESULTS).is_file() and finish.run(own, folder) is None:
+        if not (folder / RESULTS).is_file() and not _trained(own, folder):
             return False
         _keep_scores(own, folder, split)
         trained += 1
         # The programs of one cell serve no other; the same cell's come from the disk's cache.
         jax.clear_caches()
     return True
+
+
+def _trained(config: ConfigDict, folder: Path) -> bool:
+    """Whether it came to its end."""
+    for stale in folder.glob(_scores_file("*")):
+        stale.unlink()
+    return finish.run(config, folder) is not None
 
 
 def run_folder(workdir: Path, cell: Cell, seed: int) -> Path:

@@ -6,6 +6,7 @@ from cusa_jax.config import default_config
 from cusa_jax.controls import runs
 from cusa_jax.controls.cells import BASELINE, CELLS, Cell, cell_config, read_cell, read_recipe
 from cusa_jax.errors import InputError
+from cusa_jax.jsonfile import write_json
 
 
 @pytest.fixture
@@ -73,11 +74,12 @@ def test_what_does_not_exist_is_named(call, said):
 def test_finished_runs_are_not_repeated_and_a_stop_stops(config, tmp_path, monkeypatch):
     asked, kept, stop = [], [], {"contrastive": "baseline-1"}
 
-    def train(_config, folder):
+    def train(own, folder):
         asked.append(folder.name)
         if folder.name in stop.values():
             return None
         folder.mkdir(parents=True)
+        write_json(folder / "config.json", own.to_dict())
         (folder / "results.json").write_text("{}")
         return {}
 
@@ -100,3 +102,14 @@ def test_finished_runs_are_not_repeated_and_a_stop_stops(config, tmp_path, monke
     assert runs.run(config, (0,), tmp_path, cells, split="val")
     assert asked == []
     assert kept == [("baseline-0", "val"), ("cusa-trained-0", "val")]
+    # A run of other settings under the same name is not taken for one of these.
+    lr, config.optim.lr = config.optim.lr, 3e-4
+    with pytest.raises(InputError, match=r"baseline-0 belongs to another configuration \(optim\.lr"):
+        runs.run(config, (0,), tmp_path, cells, split="val")
+    # More epochs make it go on, and leave no scores of fewer.
+    config.optim.lr = lr
+    config.schedule.epochs += 1
+    monkeypatch.setattr(runs.finish, "run", lambda _config, folder: asked.append(folder.name))
+    assert not runs.run(config, (0,), tmp_path, cells, split="val")
+    assert asked == ["baseline-0"]
+    assert not list((tmp_path / "baseline-0").glob("*.npz"))
