@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.evaluation.metrics import Metric
 from cusa_jax.evaluation.result import Result, side_by_side
 from cusa_jax.evaluation.sources import Captioned
-from cusa_jax.evaluation.statistics import Statistic
+from cusa_jax.evaluation.statistics import kendall
 from cusa_jax.evaluation.suite import Dataset, Evaluation, Suite
 
 EXPERTS, CROWD = "ExpertAnnotations.txt", "CrowdFlowerAnnotations.txt"
@@ -142,9 +141,7 @@ def _result(
     units, unit = np.unique(image[present], return_inverse=True)
     scores = _pair_scores(captioned, units, unit, caption[present])
     judges = ratings.shape[1]
-    statistic = _kendall(
-        np.repeat(scores, judges), ratings[present].ravel(), np.repeat(unit, judges), variant
-    )
+    statistic = kendall(np.repeat(scores, judges), ratings[present].ravel(), np.repeat(unit, judges), variant)
     absent = np.count_nonzero(counted) - np.count_nonzero(present)
     notes = (f"{key}: {absent} of {np.count_nonzero(counted)} judged pairs are absent",) if absent else ()
     return Result("image", (len(units),), {key: statistic}, head=captioned.cross_head, notes=notes)
@@ -172,16 +169,6 @@ def _pair_scores(
 ) -> np.ndarray:
     """float32 [n], of image images[which[n]] with caption captions[n]."""
     return captioned.scores.rows("i2t", images)[which, captions]
-
-
-def _kendall(scores: np.ndarray, ratings: np.ndarray, unit: np.ndarray, variant: str) -> Statistic:
-    """100 x Kendall's τ of pairs [n], each of which counts as often as its unit."""
-
-    def one(weights: np.ndarray) -> float:
-        pairs = np.repeat(np.arange(len(unit)), weights[unit].astype(int))
-        return 100 * float(kendalltau(scores[pairs], ratings[pairs], variant=variant).statistic)
-
-    return lambda weights: np.array([one(row) for row in weights])
 
 
 def _run(evaluation: Evaluation) -> Result:

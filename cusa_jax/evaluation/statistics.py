@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -75,6 +76,35 @@ def pearson(x: np.ndarray, y: np.ndarray) -> Statistic:
     return lambda weights: 100 * _correlation(x, y, weights)
 
 
+def kendall(x: np.ndarray, y: np.ndarray, unit: np.ndarray, variant: Literal["b", "c"]) -> Statistic:
+    """100 x Kendall's τ_b or τ_c of pairs [n], each of which belongs to a unit [n] of 0 to U - 1, all with one; as in scipy.
+
+    A resample's τ follows from how many pairs of pairs two units have that agree, disagree or tie.
+    """
+    order = np.argsort(unit, kind="stable")
+    x, y, unit = (
+        np.unique(values[order], return_inverse=True)[1].astype(np.int32) for values in (x, y, unit)
+    )
+    starts = np.searchsorted(unit, np.arange(unit[-1] + 1))
+    agreeing, tied_x, tied_y = _pairs_of_units(x, y, starts)
+    classes = [_classes_of_units(values, unit) for values in (x, y)]
+    size = np.diff([*starts, len(unit)]).astype(float)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        def pairs(between: np.ndarray) -> np.ndarray:
+            return ((weights @ between) * weights).sum(1)
+
+        n = weights @ size
+        if variant == "b":
+            most = np.sqrt((n * n - pairs(tied_x)) * (n * n - pairs(tied_y)))
+        else:
+            fewest = np.min([(weights @ there > 0).sum(1) for there in classes], axis=0)
+            most = n * n * (fewest - 1) / np.maximum(fewest, 1)
+        return 100 * _ratio(pairs(agreeing), most)
+
+    return statistic
+
+
 def average(statistics: list[Statistic], shares: np.ndarray | None = None) -> Statistic:
     """The mean of several statistics, weighted by their `shares`."""
     return _combined(statistics, lambda values: np.average(values, axis=0, weights=shares))
@@ -105,6 +135,27 @@ def _combined(statistics: list[Statistic], combine: Callable[[list[np.ndarray]],
         return combined
     most = combine([np.array([part.most]) for part in parts])[0]
     return Share(combined, float(most), min(part.units for part in parts))
+
+
+def _pairs_of_units(x: np.ndarray, y: np.ndarray, starts: np.ndarray) -> list[np.ndarray]:
+    """For every two units, over the ordered pairs of their members: agreeing less disagreeing, and ties in x and in y.
+
+    x, y: int32 [n], members of a unit in a row. starts: [U], where each unit's begin. Returns three float64 [U, U].
+    """
+    ends = [*starts[1:], len(x)]
+    counts = [np.empty((len(starts), len(starts))) for _ in range(3)]
+    for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        steps_x, steps_y = (np.sign(values[start:end, None] - values).astype(np.int8) for values in (x, y))
+        for count, found in zip(counts, (steps_x * steps_y, steps_x == 0, steps_y == 0), strict=True):
+            count[row] = np.add.reduceat(found.sum(0, dtype=np.int64), starts)
+    return counts
+
+
+def _classes_of_units(values: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """float32 [U, classes], how often each unit has each value."""
+    counts = np.zeros((unit[-1] + 1, values.max() + 1), np.float32)
+    np.add.at(counts, (unit, values), 1)
+    return counts
 
 
 def _weighted_ranks(values: np.ndarray) -> Statistic:

@@ -7,11 +7,22 @@ from scipy import stats
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation import bootstrap
 from cusa_jax.evaluation.result import Result, side_by_side
-from cusa_jax.evaluation.statistics import average, mean, median, pearson, percent, spearman, total, within
+from cusa_jax.evaluation.statistics import (
+    average,
+    kendall,
+    mean,
+    median,
+    pearson,
+    percent,
+    spearman,
+    total,
+    within,
+)
 
 RNG = np.random.default_rng(0)
 N = 40
 WEIGHTS = RNG.integers(0, 4, (5, N)).astype(float)
+UNITS = np.arange(N)
 X, Y = RNG.integers(0, 9, N), RNG.integers(0, 9, N) + 0.5  # many ties
 
 
@@ -27,13 +38,18 @@ def resamples(*arrays):
         (median(X, np.arange(N)), [np.median(x) for x, _ in resamples(X, Y)]),
         (spearman(X, Y), [100 * stats.spearmanr(*pair).statistic for pair in resamples(X, Y)]),
         (pearson(X, Y), [100 * stats.pearsonr(*pair).statistic for pair in resamples(X, Y)]),
+        (kendall(X, Y, UNITS, "b"), [100 * stats.kendalltau(*pair).statistic for pair in resamples(X, Y)]),
+        (
+            kendall(X, Y, UNITS, "c"),
+            [100 * stats.kendalltau(*pair, variant="c").statistic for pair in resamples(X, Y)],
+        ),
         (
             average([mean(X), mean(Y)], np.array([1, 3])),
             [(x.mean() + 3 * y.mean()) / 4 for x, y in resamples(X, Y)],
         ),
         (total([mean(X), mean(Y)]), [x.mean() + y.mean() for x, y in resamples(X, Y)]),
     ],
-    ids=["mean", "median", "spearman", "pearson", "average", "total"],
+    ids=["mean", "median", "spearman", "pearson", "kendall_b", "kendall_c", "average", "total"],
 )
 def test_weights_are_repetitions(statistic, expected):
     np.testing.assert_allclose(statistic(WEIGHTS), expected, rtol=1e-12)
@@ -42,9 +58,14 @@ def test_weights_are_repetitions(statistic, expected):
 def test_values_that_share_a_unit_are_drawn_together():
     unit = np.repeat(np.arange(4), 10)
     weights = np.array([[2.0, 0, 1, 3]])
-    drawn = np.repeat(X, weights[0].astype(int)[unit])
+    drawn, drawn_y = (np.repeat(values, weights[0].astype(int)[unit]) for values in (X, Y))
     assert mean(X, unit, units=4)(weights) == pytest.approx([drawn.mean()])
     assert median(X, unit)(weights) == pytest.approx([np.median(drawn)])
+    # Members of a unit need not be in a row.
+    order = RNG.permutation(N)
+    for variant in ("b", "c"):
+        expected = 100 * stats.kendalltau(drawn, drawn_y, variant=variant).statistic
+        assert kendall(X[order], Y[order], unit[order], variant)(weights) == pytest.approx([expected])
 
 
 def test_interval_covers_what_theory_says():
