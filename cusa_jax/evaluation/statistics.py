@@ -77,7 +77,7 @@ def pearson(x: np.ndarray, y: np.ndarray) -> Statistic:
 
 
 def kendall(x: np.ndarray, y: np.ndarray, unit: np.ndarray, variant: Literal["b", "c"]) -> Statistic:
-    """100 x Kendall's τ_b or τ_c of pairs [n], each of which belongs to a unit [n] of 0 to U - 1, all with one; as in scipy.
+    """100 x Kendall's τ_b or τ_c of pairs [n], as in scipy. unit: [n], 0 to U - 1, none of them without a pair.
 
     A resample's τ follows from how many pairs of pairs two units have that agree, disagree or tie.
     """
