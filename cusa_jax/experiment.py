@@ -167,7 +167,7 @@ def read_split(config: Config, name: str, inputs: Inputs) -> Split:
         image_root=data.image_root,
         shares=data.split,
         shown=data.as_shown,
-        images=data.train_images if name == "train" else 0,
+        images={"train": data.train_images, "val": data.val_images}.get(name, 0),
     )
 
 

@@ -48,6 +48,7 @@ class Data:
     path: str = string("", "folder or file of captions and images (docs/data.md)")
     split: str = string("", "'90/5/5': divide the training captions by image into train, val and test")
     train_images: int = number(0, "above 0: train on only so many of the images", low=0)
+    val_images: int = number(0, "above 0: validate on only so many, where scoring takes long", low=0)
     image_root: str = string("", "folder of the images; '' is that of the captions' file")
     as_shown: bool = switch(
         False, "see pictures as viewers show them: upright, on white; False as the paper's"

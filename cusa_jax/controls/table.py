@@ -26,7 +26,9 @@ def text(table: Table, split: str) -> str:
         seed, image = (f"{low:+.2f} … {high:+.2f}" for low, high in (contrast.by_seed, contrast.by_image))
         needed = contrast.seeds_needed or "> 1000"
         chance = f"{p:.3f}" if not p < 0.001 else "< 0.001"
-        lines.append(f"{contrast!s:<{width}}{contrast.mean:>+8.2f}{seed:>19}{image:>19}{chance:>10}{needed:>7}")
+        lines.append(
+            f"{contrast!s:<{width}}{contrast.mean:>+8.2f}{seed:>19}{image:>19}{chance:>10}{needed:>7}"
+        )
     return "\n".join(
         [*lines, "", *_LEGEND, f"p: of {len(found)} t tests, corrected for their number (Holm)."]
     )

@@ -31,13 +31,13 @@ def part(table: CaptionTable, split: str, shares: str) -> tuple[CaptionTable, np
     return _of_images(table, np.sort(_drawn(table, seed)[bounds[place] : bounds[place + 1]]))
 
 
-def fewer(table: CaptionTable, images: int) -> tuple[CaptionTable, np.ndarray, np.ndarray]:
+def fewer(table: CaptionTable, split: str, images: int) -> tuple[CaptionTable, np.ndarray, np.ndarray]:
     """As `part`: so many of the images with their captions; those of a smaller number are among those of a larger.
 
     Raises InputError where there are not so many.
     """
     if images > len(table.image_ids):
-        raise InputError(f"config.data.train_images={images}: there are {len(table.image_ids)}; take fewer")
+        raise InputError(f"config.data.{split}_images={images}: there are {len(table.image_ids)}; take fewer")
     return _of_images(table, np.sort(_drawn(table, seed=0)[:images]))
 
 

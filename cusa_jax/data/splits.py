@@ -104,7 +104,7 @@ def load_split(
     source = as_shown(source, shown)
     relevance = _relevance(file.parent / f"{stored}_relevance.npy", table)
     cuts = [lambda table: part(table, split, shares)] if shares else []
-    cuts += [lambda table: fewer(table, images)] if images else []
+    cuts += [lambda table: fewer(table, split, images)] if images else []
     for cut_to in cuts:
         table, image_numbers, rows = cut_to(table)
         source = selected(source, image_numbers)
