@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from cusa_jax.data import scan
 from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.files import written_whole
+from cusa_jax.progress import progress
 
 # (numbers int [b] of images, their features float [b, R, D]), every image once.
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
@@ -38,29 +41,88 @@ def chosen(table: CaptionTable) -> tuple[np.ndarray, list[str]]:
 def write_split(
     folder: Path, split: str, table: CaptionTable, features: Callable[[np.ndarray], Batches]
 ) -> int:
-    """One split, {name}_{ims.npy,caps.txt,ids.txt}. Returns how many images have fewer than five captions: left out.
+    """One split, {name}_{ims.npy,caps.txt,ids.txt,pooled.npz}, unless it is there.
 
+    The last holds the mean of each image's regions by its id, which can be the image teacher's feature.
+    Returns how many images have fewer than five captions: left out.
     features: image numbers -> their features, batch by batch; numbers count within those asked for.
     """
     images, captions = chosen(table)
     name = scan.SPLITS[split][-1]
+    left_out = len(table.image_ids) - len(images)
+    # Its files are written in this order: an earlier call, that was stopped later, has done it.
+    if (folder / f"{name}_pooled.npz").is_file():
+        return left_out
+    ids = [table.image_ids[image] for image in images]
+    if broken := [image for image in ids if len(image.splitlines()) != 1]:
+        raise InputError(f"image id {broken[0]!r:.80}: SCAN's layout has one id a line; rename it")
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / f"{name}_ims.npy") as fresh:
         _write_features(fresh, len(images), features(images))
-    ids = [table.image_ids[image] for image in images]
     for kind, lines in (("caps", captions), ("ids", ids)):
         with written_whole(folder / f"{name}_{kind}.txt") as fresh:
             fresh.write_text("\n".join(lines) + "\n", "utf-8")
-    return len(table.image_ids) - len(images)
+    _write_pooled(folder, name)
+    return left_out
+
+
+def _write_pooled(folder: Path, name: str) -> None:
+    ids = (folder / f"{name}_ids.txt").read_text("utf-8").splitlines()
+    regions = np.load(folder / f"{name}_ims.npy", mmap_mode="r")
+    pooled = np.stack([image.mean(axis=0, dtype=np.float32) for image in regions])
+    with written_whole(folder / f"{name}_pooled.npz") as fresh, fresh.open("wb") as file:
+        np.savez(file, ids=np.array(ids), features=pooled)
+
+
+def standardise(source: Path, folder: Path) -> None:
+    """Writes the splits of `source` into `folder`: each number less its mean over the training images' regions, over
+    its deviation there. Numbers that are always the same become 0.
+
+    A model that starts from random weights learns faster from these.
+    """
+    # Image by image: they may be more than the memory holds.
+    training = np.load(source / f"{scan.SPLITS['train'][-1]}_ims.npy", mmap_mode="r")
+    regions = len(training) * training.shape[1]
+    mean = sum(image.sum(axis=0, dtype=np.float64) for image in training) / regions
+    deviation = np.sqrt(sum(np.square(image - mean).sum(axis=0) for image in training) / regions)
+    scale = np.divide(1, deviation, out=np.zeros_like(deviation), where=deviation > 1e-6)
+    for *_, name in scan.SPLITS.values():
+        held = np.load(source / f"{name}_ims.npy", mmap_mode="r")
+        own = ((np.array([n]), ((image - mean) * scale)[None]) for n, image in enumerate(held))
+        with written_whole(folder / f"{name}_ims.npy") as fresh:
+            _write_features(fresh, len(held), own)
+        for kind in ("caps.txt", "ids.txt", "pooled.npz"):
+            with written_whole(folder / f"{name}_{kind}") as fresh:
+                shutil.copyfile(source / f"{name}_{kind}", fresh)
+
+
+def grid_means(patches: np.ndarray, grid: int) -> np.ndarray:
+    """Patches [B, side², D] row by row -> means over grid x grid windows [B, grid², D], which may overlap.
+
+    Windows are those of torch's AdaptiveAvgPool2d. Raises InputError where patches are no square, or too few.
+    """
+    side = math.isqrt(patches.shape[1])
+    if side * side != patches.shape[1] or grid > side:
+        raise InputError(
+            f"--grid={grid}: the model has {patches.shape[1]} patches, which are no square of {grid} x {grid} or more"
+        )
+    square = patches.reshape(len(patches), side, side, -1)
+    edges = [(side * n // grid, -(-side * (n + 1) // grid)) for n in range(grid)]
+    means = [
+        square[:, top:bottom, left:right].mean(axis=(1, 2)) for top, bottom in edges for left, right in edges
+    ]
+    return np.stack(means, axis=1)
 
 
 def _write_features(file: Path, count: int, batches: Batches) -> None:
     held, missing = None, np.ones(count, bool)
-    for numbers, rows in batches:
-        if held is None:
-            held = np.lib.format.open_memmap(file, "w+", np.float32, (count, *rows.shape[1:]))
-        held[numbers] = rows[: len(numbers)]
-        missing[numbers] = False
+    with progress(total=count, what="regions", unit="image") as bar:
+        for numbers, rows in batches:
+            if held is None:
+                held = np.lib.format.open_memmap(file, "w+", np.float32, (count, *rows.shape[1:]))
+            held[numbers] = rows[: len(numbers)]
+            missing[numbers] = False
+            bar.update(len(numbers))
     if held is None or missing.any():
         raise InputError(f"{int(missing.sum())} of {count} images have no features; nothing was written")
     held.flush()
@@ -69,8 +131,15 @@ def _write_features(file: Path, count: int, batches: Batches) -> None:
 def detected(folder: Path, names: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """`Batches` of a detector's files, FOLDER/NAME.npz with `features` (or `x`) float [R, D]; as many in each.
 
-    Raises InputError for a file that is missing, damaged, or of another shape than the first.
+    Raises InputError for a file that is missing, damaged, or of another shape than the first, and for two images that
+    would have the same one.
     """
+    images_of: dict[str, str] = {}
+    for name in names:
+        if (other := images_of.setdefault(Path(name).stem, name)) != name:
+            raise InputError(
+                f"{folder}: {other} and {name} would both have {Path(name).stem}.npz; rename one"
+            )
     shape: tuple[int, ...] | None = None
     for number, name in enumerate(names):
         file = folder / f"{Path(name).stem}.npz"

@@ -20,14 +20,14 @@ import numpy as np
 
 from cusa_jax.errors import InputError
 from cusa_jax.jsonfile import MOST_LAYERS
-from cusa_jax.teachers import bert, mpnet, unicom
+from cusa_jax.teachers import bert, mpnet, resnet, unicom
 from cusa_jax.teachers import vision_transformer as vit
 from cusa_jax.types import Params
 from cusa_jax.weights import torch_file, torch_layout
 
 _OF_TENSORFLOW = {"gamma": "weight", "beta": "bias"}
 
-Config = mpnet.MPNetConfig | bert.BertConfig | unicom.UnicomConfig | vit.VisionConfig
+Config = mpnet.MPNetConfig | bert.BertConfig | unicom.UnicomConfig | vit.VisionConfig | resnet.ResNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,11 @@ def _init_vision(model: Callable[[Any], nn.Module]) -> Callable[[Any], Params]:
     return init
 
 
+def _init_resnet(config: resnet.ResNetConfig) -> Params:
+    # Its parameters do not depend on the size of a picture.
+    return resnet.ResNet(config).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+
+
 def _layers(config: Any) -> int:
     return config.num_hidden_layers
 
@@ -95,6 +100,14 @@ FORMATS = {
     "dinov2": _vision(vit.Dinov2Config, "dinov2."),
     "clip": _vision(vit.ClipVisionConfig, "vision_model."),
     "clip_vision_model": _vision(vit.ClipVisionConfig, "vision_model."),
+    "resnet": Format(
+        resnet.ResNetConfig,
+        resnet.key_table,
+        resnet.IGNORED_KEYS,
+        _init_resnet,
+        depth=lambda config: sum(config.depths),
+        prefix="resnet.",
+    ),
 }
 TEXT_MODELS = ("bert", "roberta", "xlm-roberta", "mpnet")
 VISION_TRANSFORMERS = ("vit", "dinov2", "clip", "clip_vision_model")
@@ -115,6 +128,10 @@ def _truth(value: Any) -> bool:
     return value
 
 
+def _counts(value: Any) -> tuple[int, ...]:
+    return tuple(map(_whole(1), value))
+
+
 def _channels(value: Any) -> tuple[float, ...]:
     red, green, blue = value
     return float(red), float(green), float(blue)
@@ -129,6 +146,7 @@ FIELD_KINDS: dict[Any, tuple[Callable[[Any], Any], str]] = {
     "str": (str, "a text"),
     "bool": (_truth, "true or false"),
     "tuple[float, ...]": (_channels, "three numbers"),
+    "tuple[int, ...]": (_counts, "whole numbers from 1"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Image teachers from Hugging Face folders of a vision transformer: its pixels, its positions, its features."""
+"""Image teachers from Hugging Face folders of vision towers: their pixels, their positions, their features."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from cusa_jax.inputs import Pixels
 from cusa_jax.models.positions import resize_as_torch
 from cusa_jax.teachers import checkpoints
 from cusa_jax.teachers.folder import ModelFolder, read_json
+from cusa_jax.teachers.resnet import ResNet
 from cusa_jax.teachers.vision_transformer import VisionConfig, VisionTransformer
 from cusa_jax.types import Params, Teacher
 
@@ -35,6 +36,23 @@ def load_vision_transformer(folder: ModelFolder, *, patches: bool = False) -> tu
     def apply(params: Params, pixels: jax.Array) -> jax.Array:
         normalised = normalise(pixels, mean=expected.mean, std=expected.std)
         return cast(jax.Array, model.apply({"params": params}, normalised))
+
+    return Teacher(folder.name, apply, "pixels", image=expected), params
+
+
+def load_resnet(folder: ModelFolder, *, patches: bool = False) -> tuple[Teacher, Params]:
+    """As `load_vision_transformer`: features are the mean of the last feature map; its places are the patches."""
+    config, params = checkpoints.load(folder.path, folder.config)
+    expected = _read_preprocessing(folder.path)
+    model = ResNet(config, folder.dtype)
+
+    def apply(params: Params, pixels: jax.Array) -> jax.Array:
+        places = cast(
+            jax.Array,
+            model.apply({"params": params}, normalise(pixels, mean=expected.mean, std=expected.std)),
+        )
+        places = places.reshape(len(places), -1, places.shape[-1])
+        return places if patches else places.mean(axis=1)
 
     return Teacher(folder.name, apply, "pixels", image=expected), params
 

@@ -20,7 +20,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.teachers import checkpoints, transformers_flax
 from cusa_jax.teachers.bert import Bert, BertConfig
 from cusa_jax.teachers.folder import Loader, ModelFolder, locate, read_json
-from cusa_jax.teachers.image import load_vision_transformer
+from cusa_jax.teachers.image import load_resnet, load_vision_transformer
 from cusa_jax.teachers.mpnet import MPNet, MPNetConfig
 from cusa_jax.teachers.text import TextEncoder, text_teacher
 from cusa_jax.teachers.unicom import Unicom, UnicomConfig
@@ -49,8 +49,8 @@ def load_image_teacher(source: str, *, dtype: str = "float32") -> tuple[Teacher,
 
 
 def load_patches(source: str, *, dtype: str = "float32") -> tuple[Teacher, Params]:
-    """As `load_image_teacher`, of a vision transformer's patches: apply returns float32 [B, patches, D]."""
-    known = dict.fromkeys(checkpoints.VISION_TRANSFORMERS, partial(load_vision_transformer, patches=True))
+    """As `load_image_teacher`, of the patches or places of a picture: apply returns float32 [B, patches, D]."""
+    known: dict[str, Loader] = {name: partial(load, patches=True) for name, load in _VISION_TOWERS.items()}
     return _load(source, locate(source), dtype, 0, known, "image")
 
 
@@ -89,10 +89,11 @@ TEXT_TEACHERS: dict[str, Loader] = {
     **dict.fromkeys(checkpoints.TEXT_MODELS, _load_text),
     **dict.fromkeys(transformers_flax.TEXT_MODELS, transformers_flax.load_text_teacher),
 }
-IMAGE_TEACHERS: dict[str, Loader] = {
-    "unicom": _load_unicom,
+_VISION_TOWERS = {
     **dict.fromkeys(checkpoints.VISION_TRANSFORMERS, load_vision_transformer),
+    "resnet": load_resnet,
 }
+IMAGE_TEACHERS: dict[str, Loader] = {"unicom": _load_unicom, **_VISION_TOWERS}
 
 
 def _load(

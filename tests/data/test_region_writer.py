@@ -36,6 +36,57 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert (read.features.read(1) == 2).all()
 
 
+def test_a_split_that_is_there_is_not_encoded_again(tmp_path):
+    region_writer.write_split(tmp_path, "val", table(), numbered)
+    assert region_writer.write_split(tmp_path, "val", table(), lambda _: pytest.fail("encoded again")) == 1
+    # One that was stopped before its last file is.
+    (tmp_path / "dev_pooled.npz").unlink()
+    region_writer.write_split(tmp_path, "val", table(), numbered)
+    with np.load(tmp_path / "dev_pooled.npz", allow_pickle=False) as pooled:
+        assert pooled["ids"].tolist() == ["image0.jpg", "image2.jpg"]
+        np.testing.assert_array_equal(pooled["features"], [[0.0] * 3, [2.0] * 3])
+
+
+def test_standardised_by_the_training_images(tmp_path):
+    rng = np.random.default_rng(0)
+    raw = {split: rng.normal(3, 2, (2, 2, 3)).astype(np.float32) for split in ("train", "val", "test")}
+    raw["train"][..., 1] = 7
+    for split, rows in raw.items():
+        region_writer.write_split(
+            tmp_path / "raw", split, table(), lambda n, rows=rows: [(np.arange(2), rows)]
+        )
+    (tmp_path / "out").mkdir()
+    region_writer.standardise(tmp_path / "raw", tmp_path / "out")
+    mean, deviation = raw["train"].mean((0, 1)), raw["train"].std((0, 1))
+    for split, name in (("train", "train"), ("val", "dev"), ("test", "test")):
+        held = scan.read_split(tmp_path / "out", name)
+        expected = (raw[split] - mean) / np.where(deviation, deviation, np.inf)
+        found = np.stack([held.features.read(n) for n in range(2)])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert held.ids == ["image0.jpg", "image2.jpg"]
+
+
+def test_grid_means_are_torchs_adaptive_averages():
+    patches = np.arange(49.0).reshape(1, 49, 1)
+    # By hand: of rows and columns 0-2, 2-4 and 4-6 of 7.
+    expected = [7 * row + column for row in (1, 3, 5) for column in (1, 3, 5)]
+    np.testing.assert_allclose(region_writer.grid_means(patches, 3)[0, :, 0], expected)
+    np.testing.assert_array_equal(region_writer.grid_means(patches, 7), patches)
+    for grid, count in ((8, 49), (2, 50)):
+        with pytest.raises(InputError, match=rf"--grid={grid}: the model has {count} patches"):
+            region_writer.grid_means(np.zeros((1, count, 2)), grid)
+
+
+def test_names_that_the_layout_cannot_hold(tmp_path):
+    broken = table()
+    broken.image_ids[0] = "image\n0.jpg"
+    with pytest.raises(InputError, match=r"image id 'image\\n0.jpg': SCAN's layout has one id a line"):
+        region_writer.write_split(tmp_path, "val", broken, numbered)
+    with pytest.raises(InputError, match=r"a/1.jpg and b/1.png would both have 1.npz"):
+        next(region_writer.detected(tmp_path, ["a/1.jpg", "b/1.png"]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_features_leave_nothing(tmp_path):
     with pytest.raises(InputError, match="1 of 2 images have no features"):
         region_writer.write_split(tmp_path, "train", table(), lambda numbers: [next(iter(numbered(numbers)))])
