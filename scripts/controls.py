@@ -14,20 +14,20 @@ which the models part. Run it again to continue after a stop of any kind.
 
 import collections
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 from absl import flags
 
 from cusa_jax.command import run
-from cusa_jax.controls import cells, runs, table
+from cusa_jax.controls import cells, neighbours, runs, table
 from cusa_jax.controls.cells import Cell
 from cusa_jax.controls.contrasts import Measured
 from cusa_jax.controls.figures import captioned, measure
 from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
-from cusa_jax.evaluation.human import Judged, rated
+from cusa_jax.evaluation.human import Judged, Rated, rated
 from cusa_jax.files import written_whole
 from cusa_jax.report import controls as report
 
@@ -67,31 +67,33 @@ def main(config, _config_name: str) -> None:
         cell: Measured([measure(_scores(cell, seed), split, judged) for seed in seeds]) for cell in chosen
     }
     text = table.text(measured, SPLIT.value)
+    ratings: dict[Cell, list[Rated]] = {}
+    if judged:
+        ratings = {
+            cell: [rated(captioned(_scores(cell, seed), split), judged.experts) for seed in seeds]
+            for cell in chosen
+        }
+        text += "\n\n" + neighbours.text(ratings)
     with written_whole(workdir / "controls.txt") as fresh:
         fresh.write_text(text + "\n", "utf-8")
     print(text)
     report.effects(measured, workdir / "controls.png")
-    cell, pairs = (None, {}) if judged is None else _parted(chosen, seeds, split, judged)
+    cell, pairs = _parted(ratings, split)
     report.write(workdir / "controls.html", text, workdir / "controls.png", pairs, cell)
     print(f"report: {workdir / 'controls.html'}")
 
 
 def _parted(
-    chosen: Sequence[Cell], seeds: Sequence[int], split: Split, judged: Judged
+    ratings: Mapping[Cell, list[Rated]], split: Split
 ) -> tuple[Cell | None, dict[str, list[report.Parted]]]:
     """The last cell with its teachers, and the pairs that it moves furthest from where its baseline has them."""
-    cell = next((cell for cell in reversed(chosen) if cell.teachers == "trained"), None)
-    if cell is None:
+    cell = next((cell for cell in reversed(list(ratings)) if cell.teachers == "trained"), None)
+    own = Cell(recipe=cell.recipe) if cell else cells.BASELINE
+    baseline = own if own in ratings else cells.BASELINE
+    if cell is None or baseline not in ratings:
         return None, {}
-    own = Cell(recipe=cell.recipe)
-    baseline = own if own in chosen else cells.BASELINE
-    if baseline not in chosen:
-        return None, {}
-    before, after = (
-        [rated(captioned(_scores(one, seed), split), judged.experts) for seed in seeds]
-        for one in (baseline, cell)
-    )
-    return cell, report.parted(before, after, _captions(split), Path(JUDGEMENTS.value).expanduser())
+    photos = Path(JUDGEMENTS.value).expanduser()
+    return cell, report.parted(ratings[baseline], ratings[cell], _captions(split), photos)
 
 
 def _captions(split: Split) -> dict[tuple[str, int], str]:

@@ -3,6 +3,6 @@
 A gain that the controls share is label smoothing. All cells see the same data, the same settings and the same seeds;
 differences are paired twice, by seed and by test image (an image goes with its captions).
 
-`cells` says what is trained, `runs` trains it, `figures` measures a run, `contrasts` compares, `table` and `picture`
-show it.
+`cells` says what is trained, `runs` trains it, `figures` measures a run, `contrasts` compares, `table` and
+`report.controls` show it; `neighbours` counts false negatives among the nearest.
 """

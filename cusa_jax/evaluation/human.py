@@ -42,12 +42,14 @@ class Rated:
     """Pairs that experts rated, and their scores by one model.
 
     image, caption: as in `Judgements`. rating: float64 [n], the mean of the experts'. scores: float32 [n].
+    rank: int64 [n], how many captions the model finds more like the photograph than this one.
     """
 
     image: list[str]
     caption: list[tuple[str, int]]
     rating: np.ndarray
     scores: np.ndarray
+    rank: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +80,14 @@ def rated(captioned: Captioned, judgements: Judgements) -> Rated:
     ]
     rows = np.flatnonzero((image >= 0) & (caption >= 0) & ~np.array(own))
     units, unit = np.unique(image[rows], return_inverse=True)
+    all_scores = captioned.scores.rows("i2t", units)[unit]
+    scores = all_scores[np.arange(len(rows)), caption[rows]]
     return Rated(
         [judgements.image[row] for row in rows],
         [judgements.caption[row] for row in rows],
         judgements.judged[rows].mean(axis=1),
-        _pair_scores(captioned, units, unit, caption[rows]),
+        scores,
+        (all_scores > scores[:, None]).sum(axis=1),
     )
 
 
