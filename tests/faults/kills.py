@@ -137,12 +137,21 @@ def ends(run: Path) -> dict[str, str]:
     import numpy as np
     import orbax.checkpoint as ocp
 
+    from cusa_jax.data.splits import SPLITS, load_split
+    from cusa_jax.models import clip
+    from cusa_jax.models.clip_sizes import PRESETS
+
     found = {
         str(path.relative_to(run)): path.read_bytes()
-        for folder in ("world", "prepared")
-        for path in sorted((run / folder).rglob("*"))
+        for path in sorted([*run.glob("world/**/*"), *run.glob("prepared/*")])
         if path.is_file()
     }
+    inputs = clip.inputs(PRESETS["toy"])
+    for split in SPLITS:
+        # The records are compared, not the bytes of their files.
+        images = load_split(run / "prepared", split, inputs, image_root="").images
+        pixels = [np.asarray(images.read(n, inputs.image)[0]) for n in range(len(images))]
+        found[f"prepared {split}"] = np.stack(pixels).tobytes()
     found["results"] = (run / "run" / "results.json").read_bytes()
     lines = [json.loads(line) for line in (run / "run" / "metrics.jsonl").read_text().splitlines()]
     # No two runs share their speed.
