@@ -23,6 +23,7 @@ from cusa_jax.config import default_config, flat
 from cusa_jax.errors import Diverged, InputError, one_line
 from cusa_jax.extensions import import_named
 from cusa_jax.files import shipped, write_refusal
+from cusa_jax.host_memory import keep_freed
 from cusa_jax.keys import defaults
 from cusa_jax.settings import nearest, options
 
@@ -46,7 +47,10 @@ def script(main: Callable[[list[str]], None]) -> None:
 
 
 def run(main: Callable[[Any, str], None]) -> None:
-    """Parses the flags and calls main(config, name), name being the config file's stem and argument."""
+    """Parses the flags and calls main(config, name), name being the config file's stem and argument.
+
+    What has a configuration runs training steps: their memory is kept (host_memory.py).
+    """
     config_flags.DEFINE_config_file(
         "config", None, "Config file, as FILE or FILE:model=…,loss=…", lock_config=True
     )
@@ -58,6 +62,7 @@ def run(main: Callable[[Any, str], None]) -> None:
         with errors_in_one_line():
             main(flag.value, Path(path).stem + (f"-{argument}" if argument else ""))
 
+    keep_freed()
     _before_flags()
     logging.set_verbosity(logging.WARNING)  # Orbax tells a dozen lines per checkpoint; -v=0 shows them
     app.run(with_config, flags_parser=_parse)

@@ -27,6 +27,7 @@ from cusa_jax.evaluation.suites import SUITES
 from cusa_jax.jsonfile import write_json
 from cusa_jax.report.page import write_evaluation
 from cusa_jax.settings import nearest
+from cusa_jax.weights.hub import DTYPES
 from cusa_jax.workdir import REPORT, RESULTS
 
 CHECKPOINT = flags.DEFINE_list(
@@ -52,6 +53,9 @@ OUT = flags.DEFINE_string(
     "out", "evaluation", "Folder for results.json and report.html, or a folder of them for each model."
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images or texts encoded at a time.", lower_bound=1)
+DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", list(DTYPES), "Of the model's computation; 'run' is what it was trained in."
+)
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode images; 0 uses threads.", lower_bound=0)
 
 
@@ -110,7 +114,13 @@ def _write(out: Path, evaluated: list[Evaluated], results: list[dict[str, Any]])
 
 def _evaluate(path: str, suites: list[str], own: dict[str, str]) -> Evaluated:
     parts = [
-        open_source(part, batch_size=BATCH_SIZE.value, workers=WORKERS.value, tokenizer=TOKENIZER.value)
+        open_source(
+            part,
+            batch_size=BATCH_SIZE.value,
+            workers=WORKERS.value,
+            tokenizer=TOKENIZER.value,
+            dtype=DTYPE.value,
+        )
         for part in (path.split(",") if ENSEMBLE.value else [path])
     ]
     source = Ensemble(parts) if ENSEMBLE.value else parts[0]
@@ -127,7 +137,8 @@ def _evaluate(path: str, suites: list[str], own: dict[str, str]) -> Evaluated:
             results[suite] = SUITES[suite].run(evaluation)
         except InputError as error:
             skipped[suite] = one_line(error)
-    return Evaluated(path, results, skipped, source.architecture)
+    dtype = DTYPE.value if source.needs_data else None
+    return Evaluated(path, results, skipped, source.architecture, dtype)
 
 
 if __name__ == "__main__":

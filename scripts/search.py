@@ -38,6 +38,12 @@ PHOTOS = flags.DEFINE_string("photos", "", "Folder of the photos, where it was m
 K = flags.DEFINE_integer("k", 10, "How many photos to find.", lower_bound=1)
 HTML = flags.DEFINE_string("html", "", "Also write what was found as a page, to this file.")
 BATCH = flags.DEFINE_integer("batch_size", 256, "Photos encoded at a time.", lower_bound=1)
+DTYPE = flags.DEFINE_enum(
+    "dtype",
+    "float32",
+    ["float32", "bfloat16", "run"],
+    "In which an index is computed; 'run' is what the model was trained in. Queries take the index's.",
+)
 PORT = flags.DEFINE_integer(
     "port", 8765, "Of the page; 0 takes a free one.", lower_bound=0, upper_bound=65535
 )
@@ -72,7 +78,7 @@ def build_index(photos: Path) -> None:
     if not CHECKPOINT.value or not OUT.value:
         raise InputError("index needs --checkpoint=WORKDIR, the model, and --out=INDEX, the file to write")
     keep_compiled(model.compiled_beside(Path(OUT.value)))
-    encoder, variables, fingerprint = model.load(CHECKPOINT.value, BATCH.value)
+    encoder, variables, fingerprint = model.load(CHECKPOINT.value, BATCH.value, DTYPE.value)
     origin = index.Origin(str(photos), str(find_model(CHECKPOINT.value).resolve()), fingerprint)
     try:
         done = ingest.update(Path(OUT.value), origin, encoder, variables, FORGET.value)

@@ -8,6 +8,7 @@ follow from a hash of their names, so that no random stream has to be matched. N
 import contextlib
 import functools
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,11 +84,15 @@ def rounding(f32: Any, f64: Any, dtype: str) -> float:
 
 
 def damaged(data: bytes, truncations: int, flips: int) -> Iterator[bytes]:
-    """The file cut short, and with one to three bits flipped, at reproducible places."""
-    rng = np.random.default_rng(0)
-    for cut in rng.integers(0, len(data), truncations):
+    """The file cut short, and with one to three bits flipped, at reproducible places.
+
+    CUSA_DAMAGED=100 makes a hundred times as many, at other places.
+    """
+    times = int(os.environ.get("CUSA_DAMAGED", "1"))
+    rng = np.random.default_rng(times - 1)
+    for cut in rng.integers(0, len(data), times * truncations):
         yield data[:cut]
-    for _ in range(flips):
+    for _ in range(times * flips):
         flipped = bytearray(data)
         for position in rng.integers(0, len(data), rng.integers(1, 4)):
             flipped[position] ^= 1 << rng.integers(8)

@@ -26,9 +26,10 @@ from cusa_jax.models.clip import PRESETS
 from cusa_jax.models.families import describe
 from cusa_jax.models.student import Options
 from cusa_jax.scalars import init, specifications
+from cusa_jax.search import index, ingest, model
 from cusa_jax.search.index import fingerprint
 from cusa_jax.types import TrainState
-from cusa_jax.weights.formats import load_model, write_weights
+from cusa_jax.weights.formats import load_model, read_weights, write_weights
 from cusa_jax.weights.hub import Weights
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +91,7 @@ def test_a_fingerprint_is_of_every_bit_of_the_model(trained):
     darker = dataclasses.replace(model.sizes, mean=(0.4, 0.4, 0.4))
     for other in (clip.student(darker, Options()), clip.student(model.sizes, Options(heads=("cross",)))):
         assert fingerprint(other, copy) != fingerprint(model, variables)
+    assert fingerprint(model, copy, "bfloat16") != fingerprint(model, variables)
     copy["params"]["cross_text"]["ln"]["bias"][5] = 1e-30
     assert fingerprint(model, copy) != fingerprint(model, variables)
 
@@ -103,6 +105,27 @@ def test_batches_of_any_size_give_each_rows_own_embedding(trained, photos):
     found = [*encoder.images(variables, pixels), *encoder.texts(variables, tokens)]
     for ours, expected in zip(found, embeddings(model, variables, photos, TEXT), strict=True):
         np.testing.assert_allclose(ours, expected, atol=2e-6)
+
+
+def test_queries_compute_in_the_dtype_of_their_index(trained, photos, tmp_path):
+    """In what the run trained in where that is asked for; a bit off float32, and the index says which."""
+    workdir, _, _ = trained
+    held = read_weights(workdir)
+    config = held.config.copy_and_resolve_references()
+    config.model.dtype = "bfloat16"
+    half = tmp_path / "half.safetensors"
+    write_weights(half, dataclasses.replace(held, config=config))
+    encoder, variables, fingerprint = model.load(str(half), 8, "run")
+    assert model.load(str(half), 8)[2] == fingerprint.removesuffix(" bfloat16")
+    assert model.load(str(workdir), 8, "run")[2] == model.load(str(workdir), 8)[2]
+    origin = index.Origin(str(photos), str(half), fingerprint)
+    assert ingest.update(tmp_path / "index", origin, encoder, variables).encoded == 11
+    asked, _ = model.open_index(tmp_path / "index").embed_text(TEXT)
+    tokens, _ = ClipTokenizer()([TEXT])
+    expected, _ = encoder.texts(variables, tokens)
+    np.testing.assert_allclose(asked, expected[0], atol=1e-6)
+    _, _, exact, _ = embeddings(trained[1], trained[2], photos, TEXT)
+    assert 1e-4 < np.abs(asked - exact[0]).max() < 0.02
 
 
 def test_a_broken_model_is_told(trained):

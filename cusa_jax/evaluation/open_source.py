@@ -13,19 +13,23 @@ from cusa_jax.weights.formats import load_model
 from cusa_jax.workdir import CONFIG
 
 
-def open_source(path: str, *, batch_size: int, workers: int, tokenizer: str = "") -> EmbeddingSource:
+def open_source(
+    path: str, *, batch_size: int, workers: int, tokenizer: str = "", dtype: str = "float32"
+) -> EmbeddingSource:
     """The folder of a run (its model that validated best), any CLIP, a sentence encoder's folder, or an .npz.
 
     A model can be named by its Hugging Face id.
 
-    tokenizer: of weights that bring none. Raises InputError where there is none of these.
+    tokenizer: of weights that bring none. dtype: of a model's computation, of `weights.hub.DTYPES`; a sentence encoder
+    of no run computes in float32 for 'run'. Raises InputError where there is none of these.
     """
     if path.endswith(".npz"):
         return ArraySource(path)
     mesh, found = sharding.make_mesh(), find_model(path)
     if _is_sentence_encoder(found):
-        return SentenceSource(*load_text_teacher(str(found), max_length=512), mesh, batch_size)
-    student, variables = load_model(found, tokenizer=tokenizer)
+        encoder = load_text_teacher(str(found), max_length=512, dtype="float32" if dtype == "run" else dtype)
+        return SentenceSource(*encoder, mesh, batch_size)
+    student, variables = load_model(found, tokenizer=tokenizer, dtype=dtype)
     return StudentSource(path, student, sharding.put_params(variables, mesh), mesh, batch_size, workers)
 
 

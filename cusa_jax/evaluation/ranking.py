@@ -21,8 +21,10 @@ from cusa_jax import sharding
 from cusa_jax.errors import InputError
 from cusa_jax.progress import progress
 
-# Scores held at a time by each device: 128 MiB of float32.
+# Scores held at a time by each device: 128 MiB of float32, enough for a matrix product at full speed.
 BLOCK_SCORES = 1 << 25
+# Scores that are there already are copied to the device: 16 MiB at a time, memory that the next copy takes again.
+_COPIED_SCORES = 1 << 22
 
 
 class Rows(Protocol):
@@ -127,7 +129,12 @@ def rank(
     n_items = queries.shape[1] if items is None else len(items)
     width = positives.most
     # Blocks of one size, which share the queries evenly: the last one is hardly filled up.
-    blocks_needed = -(-len(answerable) // max(1, BLOCK_SCORES // n_items * mesh.size))
+    block = (
+        min(BLOCK_SCORES, _COPIED_SCORES)
+        if isinstance(queries, np.ndarray) and items is None
+        else BLOCK_SCORES
+    )
+    blocks_needed = -(-len(answerable) // max(1, block // n_items * mesh.size))
     rows = sharding.round_up(-(-len(answerable) // blocks_needed), mesh.size)
     replicated = None if items is None else replicated_rows(np.asarray(items, np.float32), mesh)
 

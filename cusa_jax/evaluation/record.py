@@ -18,23 +18,28 @@ from cusa_jax.workdir import RESULTS
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """One model in every suite. skipped: why others are missing. architecture: the preset with its sizes, else None."""
+    """One model in every suite. skipped: why others are missing. architecture: the preset with its sizes, else None.
+
+    dtype: what was asked of its computation, of `weights.hub.DTYPES`; None of arrays.
+    """
 
     model: str
     results: dict[str, Result]
     skipped: dict[str, str]
     architecture: str | None = None
+    dtype: str | None = None
 
 
 def record(evaluated: Evaluated) -> dict[str, Any]:
     """One model's results.json. Percent, but for ranks; suite and metric names are those of assets/published.json.
 
-    {"model", "architecture", "suites": {suite: {"head", "unit", "units", "notes", "metrics": {metric: {"value", "low",
-    "high"}}}}, "skipped": {suite: why}, "bootstrap": {"level", "resamples", "seed"}}
+    {"model", "architecture", "dtype", "suites": {suite: {"head", "unit", "units", "notes", "metrics": {metric:
+    {"value", "low", "high"}}}}, "skipped": {suite: why}, "bootstrap": {"level", "resamples", "seed"}}
     """
     return {
         "model": evaluated.model,
         "architecture": evaluated.architecture,
+        "dtype": evaluated.dtype,
         "suites": {
             suite: {
                 "head": result.head,

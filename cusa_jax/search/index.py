@@ -41,6 +41,11 @@ class Origin:
     checkpoint: str
     fingerprint: str
 
+    @property
+    def dtype(self) -> str:
+        """In which its embeddings were computed, 'float32' or 'bfloat16'; queries are computed alike."""
+        return "bfloat16" if self.fingerprint.endswith(" bfloat16") else "float32"
+
 
 @dataclasses.dataclass(frozen=True)
 class Index:
@@ -52,10 +57,10 @@ class Index:
     uni: np.ndarray
 
 
-def fingerprint(student: Student, variables: Params) -> str:
+def fingerprint(student: Student, variables: Params, dtype: str = "float32") -> str:
     """sha256 of everything that an embedding depends on: family, sizes, heads, and every bit of the weights.
 
-    Search computes in float32, whatever the weights were trained in.
+    A computation in another dtype than float32 is named behind it.
     """
     described: dict[str, Any] = {
         **describe(student.family, student.sizes),
@@ -66,7 +71,7 @@ def fingerprint(student: Student, variables: Params) -> str:
         array = np.asarray(leaf, order="C")
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(array.data)
-    return digest.hexdigest()
+    return digest.hexdigest() + ("" if dtype == "float32" else f" {dtype}")
 
 
 def read(file: Path) -> Index:
@@ -133,12 +138,18 @@ def _is_within(name: bytes) -> bool:
 
 
 def check_model(file: Path, origin: Origin, fingerprint_here: str, checkpoint: str) -> None:
-    """Raises InputError where the model of `checkpoint`, whose fingerprint is `found`, did not make the index."""
-    if origin.fingerprint != fingerprint_here:
+    """Raises InputError where the model of `checkpoint`, as it is computed here, did not make the index."""
+    if origin.fingerprint == fingerprint_here:
+        return
+    if origin.fingerprint.partition(" ")[0] == fingerprint_here.partition(" ")[0]:
         raise InputError(
-            f"{file}: was made with another model than {checkpoint} holds (then {origin.checkpoint}); "
-            "embeddings of two models cannot be compared: index again, to another file"
+            f"{file}: its embeddings were computed in {origin.dtype}; say --dtype={origin.dtype}, or index again, to "
+            "another file"
         )
+    raise InputError(
+        f"{file}: was made with another model than {checkpoint} holds (then {origin.checkpoint}); "
+        "embeddings of two models cannot be compared: index again, to another file"
+    )
 
 
 def origin_of(index: sqlite3.Connection, file: Path) -> Origin:

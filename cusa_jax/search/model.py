@@ -14,15 +14,16 @@ from cusa_jax.errors import InputError
 from cusa_jax.inputs import Pixels
 from cusa_jax.search import index
 from cusa_jax.search.finder import ALIKE, Finder
-from cusa_jax.weights.formats import load_model
+from cusa_jax.weights.formats import read_weights
 
 
-def load(checkpoint: str, batch_size: int) -> tuple[Encoder, Any, str]:
-    """(encoder, variables on the mesh, fingerprint) of a checkpoint.
+def load(checkpoint: str, batch_size: int, dtype: str = "float32") -> tuple[Encoder, Any, str]:
+    """(encoder, variables on the mesh, fingerprint) of a checkpoint. dtype: of the computation, of `hub.DTYPES`.
 
     Raises InputError for one that cannot search: without embeddings, or of other inputs than photos and CLIP's tokens.
     """
-    student, variables = load_model(checkpoint)
+    weights = read_weights(checkpoint)
+    student, variables, dtype = weights.student(dtype), weights.variables, weights.dtype(dtype)
     encoder = Encoder(student, sharding.make_mesh(), batch_size)
     try:
         encoder.check_embeds()
@@ -31,7 +32,7 @@ def load(checkpoint: str, batch_size: int) -> tuple[Encoder, Any, str]:
         raise InputError(f"{checkpoint}: {error}") from error
     if not isinstance(student.inputs.image, Pixels):
         raise InputError(f"{checkpoint}: the model takes features of regions, and a photo is made of pixels")
-    return encoder, sharding.put_params(variables, encoder.mesh), index.fingerprint(student, variables)
+    return encoder, sharding.put_params(variables, encoder.mesh), index.fingerprint(student, variables, dtype)
 
 
 def open_index(file: Path, checkpoint: str = "", photos: str = "", alike: float = ALIKE) -> Finder:
@@ -44,7 +45,7 @@ def open_index(file: Path, checkpoint: str = "", photos: str = "", alike: float 
     held = index.read(file)
     checkpoint = checkpoint or held.origin.checkpoint
     keep_compiled(compiled_beside(file))
-    encoder, variables, fingerprint = load(checkpoint, 1)
+    encoder, variables, fingerprint = load(checkpoint, 1, held.origin.dtype)
     index.check_model(file, held.origin, fingerprint, checkpoint)
     folder = os.path.abspath(photos or held.origin.photos)
     paths = [os.path.join(folder, name) for name in held.names]

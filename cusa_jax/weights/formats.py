@@ -63,17 +63,19 @@ def read_weights(source: str | Path, activation: str = "") -> Weights:
     raise InputError(f"{path}: {_unrecognised(opened)}")
 
 
-def load_model(source: str | Path, activation: str = "", tokenizer: str = "") -> tuple[Student, Params]:
+def load_model(
+    source: str | Path, activation: str = "", tokenizer: str = "", dtype: str = "float32"
+) -> tuple[Student, Params]:
     """The model at `source`, with whatever heads it has, and its variables as numpy arrays.
 
-    tokenizer: a tokenizer.json or a vocabulary, for weights that bring none. Raises InputError where that is not the
-    weights', and as `read_weights`.
+    tokenizer: a tokenizer.json or a vocabulary, for weights that bring none. dtype: of the computation, of
+    `hub.DTYPES`. Raises InputError where the tokenizer is not the weights', and as `read_weights`.
     """
     weights = read_weights(source, activation)
     if tokenizer:
         tokenizer_file.check_words(tokenizer, weights.sizes, str(source))
         weights = dataclasses.replace(weights, tokenizer=tokenizer)
-    return weights.student(), weights.variables
+    return weights.student(dtype), weights.variables
 
 
 def write_weights(path: Path, weights: Weights, kind: str = "") -> None:

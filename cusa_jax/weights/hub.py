@@ -19,6 +19,8 @@ from cusa_jax.models.student import Options, Student
 from cusa_jax.types import Params
 
 HEADS = ("cross", "uni")
+# What a trained model can be computed in: one of two, or what its run trained in.
+DTYPES = ("float32", "bfloat16", "run")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +63,17 @@ class Weights:
     def head_kind(self) -> HeadKind:
         return head_kind_in(self.variables)
 
-    def student(self) -> Student:
-        """The model with the heads that there are."""
-        options = Options(heads=self.heads, tokenizer=self.tokenizer, head_kind=self.head_kind)
+    def dtype(self, wanted: str) -> str:
+        """'float32' or 'bfloat16', of DTYPES: weights without a recipe were trained in float32, as far as is known."""
+        if wanted != "run":
+            return wanted
+        return "float32" if self.config is None else str(self.config.model.dtype)
+
+    def student(self, dtype: str = "float32") -> Student:
+        """The model with the heads that there are. dtype: of DTYPES."""
+        options = Options(
+            heads=self.heads, tokenizer=self.tokenizer, head_kind=self.head_kind, dtype=self.dtype(dtype)
+        )
         return families.make(self.family, self.sizes, options)
 
 

@@ -94,6 +94,18 @@ def test_a_run_gets_the_numbers_of_training_and_says_which_head(run, data):
     assert any("sts12 left out" in note for note in sts.notes)
 
 
+def test_bfloat16_is_close_to_float32_and_asked_for(run, data):
+    """The run trained in float32, so that 'run' is the default to the last bit."""
+    captions = read_captions(str(data / "flickr30k"), "test").captions
+    found = {
+        dtype: open_source(str(run), batch_size=16, workers=0, dtype=dtype).sentences(captions)[0]
+        for dtype in ("float32", "run", "bfloat16")
+    }
+    np.testing.assert_array_equal(found["run"], found["float32"])
+    assert found["bfloat16"].dtype == np.float32
+    assert 1e-4 < np.abs(found["bfloat16"] - found["float32"]).max() < 0.02
+
+
 def test_an_unreadable_image_is_named_once_and_the_other_suites_run(run, data, tmp_path, monkeypatch):
     shutil.copytree(data / "flickr30k", tmp_path / "coco")
     damaged = tmp_path / "coco" / "images" / "test_000006.png"
@@ -157,6 +169,7 @@ def test_the_command_evaluates_arrays_and_skips_what_is_missing(arrays):
     assert done.returncode == 0, done.stderr
     results = json.loads((arrays / "out" / "results.json").read_text())
     assert set(results["suites"]) == {"flickr30k", "inshop", "cub"}
+    assert results["dtype"] is None
     assert "<h2>Flickr30K</h2>" in (arrays / "out" / "report.html").read_text()
     assert results["skipped"] == {
         "sop": f"{arrays / 'a.npz'} has no sop/features", "sts": "--data names no folder for sts"

@@ -139,6 +139,10 @@ def test_another_model_or_folder_is_refused(tmp_path, photos):
     update(tmp_path, photos)
     with pytest.raises(InputError, match=r"index: was made with another model than runs/x holds"):
         update(tmp_path, photos, fingerprint="other")
+    with pytest.raises(
+        InputError, match=r"index: its embeddings were computed in float32; say --dtype=float32"
+    ):
+        update(tmp_path, photos, fingerprint="model bfloat16")
     with pytest.raises(InputError, match=r"index: is the index of .*photos; name another --out for .*deep"):
         update(tmp_path, photos / "deep")
     assert len(read(tmp_path / "index", "cross")[1]) == 5

@@ -6,6 +6,7 @@ import pickle
 import tracemalloc
 import zipfile
 
+import golden
 import numpy as np
 import pytest
 
@@ -256,16 +257,8 @@ def test_damage_is_an_input_error_or_harmless(tmp_path, suffix):
         np.save(whole, dict(zip(IDS, features()[:, None], strict=True)), allow_pickle=True)
     else:
         np.savez(whole, ids=IDS, features=features())
-    data = whole.getvalue()
-    rng = np.random.default_rng(0)
-    damaged = [data[:cut] for cut in rng.integers(0, len(data), 100)]
-    for _ in range(500):
-        flipped = bytearray(data)
-        for position in rng.integers(0, len(data), rng.integers(1, 4)):
-            flipped[position] ^= 1 << rng.integers(8)
-        damaged.append(bytes(flipped))
     path, messages = tmp_path / f"f.{suffix}", []
-    for content in damaged:
+    for content in golden.damaged(whole.getvalue(), truncations=100, flips=500):
         path.write_bytes(content)
         try:
             read = read_features(path, IDS)
