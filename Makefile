@@ -9,9 +9,9 @@ READY := $(VENV)/.ready
 .PHONY: demo controls evidence test browser-test lint parity wheel-test
 
 demo: $(READY)
-	$(RUN) scripts/train.py --config=configs/demo.py:loss=contrastive --workdir=runs/demo/contrastive
-	$(RUN) scripts/train.py --config=configs/demo.py:loss=cusa --workdir=runs/demo/cusa
-	$(RUN) scripts/compare.py --curves=runs/demo/curves.png runs/demo/contrastive runs/demo/cusa
+	$(RUN) scripts/controls.py --config=configs/demo.py --config.schedule.epochs=2 --workdir=runs/demo --seeds=0,1 \
+		--cells=baseline,cusa-trained
+	$(RUN) scripts/compare.py --curves=runs/demo/curves.png runs/demo/baseline-0 runs/demo/cusa-trained-0
 
 controls: $(READY)
 	$(RUN) scripts/controls.py --config=configs/demo.py --config.schedule.epochs=1 --workdir=runs/controls

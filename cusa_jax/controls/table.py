@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cusa_jax.controls.contrasts import Table, contrasts, holm
+from cusa_jax.controls.contrasts import Contrast, Table, contrasts, holm
 
 
 def text(table: Table, split: str) -> str:
@@ -29,8 +29,19 @@ def text(table: Table, split: str) -> str:
         lines.append(
             f"{contrast!s:<{width}}{contrast.mean:>+8.2f}{seed:>19}{image:>19}{chance:>10}{needed:>7}"
         )
-    return "\n".join(
-        [*lines, "", *_LEGEND, f"p: of {len(found)} t tests, corrected for their number (Holm)."]
+    lines += ["", *_LEGEND, f"p: of {len(found)} t tests, corrected for their number (Holm)."]
+    return "\n".join([*lines, *map(_in_short, found[:1])])
+
+
+def _in_short(contrast: Contrast) -> str:
+    """The first difference of the first figure in a sentence."""
+    other_seeds, other_images = (
+        f"{'would' if low > 0 or high < 0 else 'need not'} show it too ({low:+.2f} … {high:+.2f})"
+        for low, high in (contrast.by_seed, contrast.by_image)
+    )
+    return (
+        f"In short: {contrast} is {contrast.mean:+.2f} {contrast.metric}; other seeds {other_seeds}, other images "
+        f"{other_images}."
     )
 
 

@@ -22,6 +22,8 @@ def comparison(workdirs: Sequence[Path]) -> str:
     shared = [
         metric for metric in METRICS if metric.unit == "%" and all(metric.key in test for test in tests)
     ]
+    # What the soft labels are for comes before recall, which counts the annotated pairs alone.
+    shared.sort(key=lambda metric: "map_at_r" not in metric.key)
     columns = [["test, %", *(metric.short for metric in shared), "best step"]]
     for workdir, result in zip(workdirs, results, strict=True):
         values = [f"{result['test'][metric.key]:.2f}" for metric in shared]

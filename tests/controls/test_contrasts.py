@@ -112,3 +112,14 @@ def test_its_figures_are_the_official_ones():
     for name, value in found.items():
         assert value == pytest.approx(official[name])
     assert list(measure(scored, split).values()) == ["map_at_r", "r_mean"]
+
+
+def test_the_sentence_says_what_the_intervals_say():
+    """One seed differs in every image alike, the other not at all: images would show it, seeds need not."""
+    first = np.random.default_rng(0).normal(50, 20, (2, 400))
+    text = table.text({BASELINE: measured(first), CUSA: measured(first + np.array([[2.0], [0.0]]))}, "test")
+    said = text.splitlines()[-1]
+    assert said.startswith(
+        "In short: cusa-trained − baseline is +1.00 r_mean; other seeds need not show it too (-11.71"
+    )
+    assert said.endswith("other images would show it too (+1.00 … +1.00).")

@@ -24,9 +24,13 @@ def run(folder: Path, name: str, r_mean: float, **test: float) -> Path:
 
 
 def test_runs_stand_side_by_side_with_their_differences(tmp_path):
-    runs = [run(tmp_path, "contrastive", 50.0, i2t_r1=31.25), run(tmp_path, "cusa", 52.5, txt_r1=30.0)]
+    runs = [
+        run(tmp_path, "contrastive", 50.0, i2t_map_at_r=20.0, txt_r1=31.25),
+        run(tmp_path, "cusa", 52.5, i2t_map_at_r=21.0, txt_r1=30.0),
+    ]
     assert comparison(runs).splitlines() == [
         "test, %    contrastive   cusa  cusa − contrastive",
+        "i2t mAP@R        20.00  21.00               +1.00",
         "i2t R@1          31.25  30.00               -1.25",
         "r_mean           50.00  52.50               +2.50",
         "best step           30     30                    ",
