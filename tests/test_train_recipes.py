@@ -60,13 +60,15 @@ def run(workdir: Path, data: Path, **overrides) -> str:
 
 
 def kill_at(step: int, workdir: Path, data: Path, **overrides) -> None:
+    told = []
     with start(workdir, data, **overrides) as process:
         for line in process.stdout:
+            told.append(line)
             if line.startswith(f"step {step}/"):
                 process.send_signal(signal.SIGKILL)
                 break
         process.stdout.read()
-    assert process.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL, "".join(told)
 
 
 def saved(folder: Path, item: str) -> dict[str, np.ndarray]:
