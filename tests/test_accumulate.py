@@ -29,9 +29,10 @@ SMALL = ClipConfig(
 )  # fmt: skip
 
 
-def recipe(micro_batches=1, mesh=None, tile=0) -> tuple[Recipe, dict]:
-    """All losses, a live image teacher, looked-up text features; the update is the gradient itself."""
+def recipe(micro_batches=1, mesh=None, tile=0, **settings) -> tuple[Recipe, dict]:
+    """All losses, a live image teacher, looked-up text features. settings: of `config.optim`."""
     config = default_config()
+    config.optim.update(settings)
     config.loss.tile = tile
     config.loss.csa.weight = config.loss.usa.weight = 4.0
     config.loss.csa.teacher_tau.trainable = True
@@ -49,7 +50,7 @@ def recipe(micro_batches=1, mesh=None, tile=0) -> tuple[Recipe, dict]:
         clip.student(SMALL, Options()),
         typed(config).loss,
         config.optim,
-        np.zeros(1),
+        np.full(3, 1e-2),
         teachers=Teachers(image, text),
         # By the mean of the whole batch, wherever its rows are.
         centre_teachers=True,
@@ -57,7 +58,7 @@ def recipe(micro_batches=1, mesh=None, tile=0) -> tuple[Recipe, dict]:
         mesh=mesh,
     )
     params = {"image": weights.astype(np.float32), "text": text_params}
-    return dataclasses.replace(spec, optimizer=optax.sgd(1.0)), params
+    return spec, params
 
 
 def batch() -> Batch:
@@ -77,6 +78,8 @@ def batch() -> Batch:
 def compiled_and_result(micro_batches, devices, tile=0):
     mesh = None if devices == 1 else sharding.make_mesh(fsdp=2)
     spec, teachers = recipe(micro_batches, mesh, tile)
+    # The update is the gradient itself.
+    spec = dataclasses.replace(spec, optimizer=optax.sgd(1.0))
     state = init_state(spec, jax.jit(spec.student.init)(jax.random.key(0)))
     arguments = state, teachers, batch()
     if mesh is not None:
@@ -99,6 +102,27 @@ def test_the_step_equals_that_of_the_whole_batch(micro_batches, devices, tile):
         scale = np.abs(theirs).max() + 1e-6  # gradients are differences of parameters of order 1
         np.testing.assert_allclose(ours, theirs, atol=2e-5 * scale + 3e-7, err_msg=str(path))
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(expected["model"]))
+
+
+def three_steps(micro_batches, tile, mesh):
+    """The state after three steps of LoRA with layer-wise decay, an average, and a part that starts at the second."""
+    settings = {"lora_rank": 2, "layer_decay": 0.5, "ema": 0.9, "rules": "cross_text/.* after=1", "eps": 1e-3}
+    spec, teachers = recipe(micro_batches, mesh, tile, **settings)
+    state = init_state(spec, jax.jit(spec.student.init)(jax.random.key(0)))
+    state, teachers = sharding.put_params(state, mesh), sharding.put_params(teachers, mesh)
+    step = golden.jit(functools.partial(train_step, recipe=spec))
+    for _ in range(3):
+        state, _ = step(state, teachers, sharding.put_batch(batch(), mesh))
+    return jax.device_get(state)
+
+
+def test_recipes_of_fine_tuning_compute_the_same_in_parts():
+    """Four micro-batches in tiles over eight devices, two of which share the parameters, and one device."""
+    whole = three_steps(1, 0, sharding.make_mesh(1, jax.devices()[:1]))
+    parts = three_steps(4, 3, sharding.make_mesh(fsdp=2))
+    for (path, theirs), ours in zip(jax.tree.leaves_with_path(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5, err_msg=str(path))
+    assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(whole.params["lora"]))
 
 
 def test_activations_of_one_micro_batch_at_a_time():
