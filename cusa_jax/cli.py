@@ -11,7 +11,7 @@ from cusa_jax.files import shipped
 from cusa_jax.settings import nearest
 
 COMMANDS = (
-    "train", "evaluate", "compare", "controls", "report", "search", "convert", "embed", "prepare", "bench",
+    "train", "evaluate", "compare", "controls", "report", "search", "convert", "mix", "embed", "prepare", "bench",
 )  # fmt: skip
 
 
