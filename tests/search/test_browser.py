@@ -231,6 +231,7 @@ def contrast(page, selector):
 
 def screenshot(page, name):
     if folder := os.environ.get("CUSA_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
         page.save_screenshot(str(Path(folder, f"{name}.png")))
         with Image.open(Path(folder, f"{name}.png")) as picture:
             assert len(set(picture.convert("L").resize((50, 50)).tobytes())) > 5
