@@ -20,7 +20,7 @@ SETTINGS = {
     "batch_size": 32, "schedule.epochs": 3, "schedule.warmup_epochs": 0, "schedule.min_lr": 1e-3, "optim.lr": 1e-3,
     "eval.batch_size": 40, "model.sizes": "vision_layers=1,text_layers=1", "checkpoint.every_steps": 2,
     "log.every_steps": 1, "optim.ema": 0.9, "optim.lora_rank": 2, "optim.layer_decay": 0.5,
-    "optim.rules": "cross_text/.* after=1",
+    "optim.rules": "cross_text/.* after=1", "schedule.patience": 2, "data.crop": 0.6, "data.flip": "true",
     **{f"data.world.{split}": count for split, count in SIZES.items()},
 }  # fmt: skip
 STEPS = 15  # 32 images x 5 captions / 32 rows x 3 epochs
@@ -103,11 +103,13 @@ def test_only_what_the_recipe_trains_has_moved(undisturbed):
 
 def test_a_run_that_is_killed_and_then_extended_ends_with_the_same_bits(undisturbed, data, tmp_path):
     workdir = tmp_path / "run"
-    kill_at(7, workdir, data, **{"schedule.epochs": 2})
+    # Other moments each time: what follows must not depend on them.
+    first, second = np.random.default_rng().integers([1, 11], [10, 15])
+    kill_at(first, workdir, data, **{"schedule.epochs": 2})
     run(workdir, data, **{"schedule.epochs": 2})
     before = (workdir / "results.json").read_bytes()
     assert "finished" in run(workdir, data, **{"schedule.epochs": 2})
-    kill_at(13, workdir, data)
+    kill_at(second, workdir, data)
     run(workdir, data)
     assert (workdir / "results_of_2_epochs.json").read_bytes() == before
     ends = [saved(folder / "checkpoints" / str(STEPS), "state") for folder in (workdir, undisturbed)]
