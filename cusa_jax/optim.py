@@ -9,9 +9,10 @@ embeddings do, and biases, norms and the class token do not.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ from cusa_jax import average
 from cusa_jax.errors import InputError
 from cusa_jax.layer_decay import factors
 from cusa_jax.scalars import Scalar
-from cusa_jax.settings import nearest
+from cusa_jax.settings import nearest, parsed
 from cusa_jax.types import Params
 
 SCALARS = "scalars"  # the paths of the losses' scalars begin with it; a model's have no prefix
@@ -233,7 +234,7 @@ def _read_rule(line: str) -> Rule:
     for setting in settings:
         key, _, value = setting.partition("=")
         try:
-            values[key] = {"lr": _factor, "decay": _factor, "train": _switch, "after": _factor}[key](value)
+            values[key] = _RULE_VALUES[key](value)
         except (KeyError, ValueError):
             raise InputError(
                 f"config.optim.rules: '{setting}' is none of lr=NUMBER, decay=NUMBER, train=true|false and "
@@ -253,8 +254,12 @@ def _factor(text: str) -> float:
     return value
 
 
-def _switch(text: str) -> bool:
-    return {"true": True, "false": False}[text.lower()]
+_RULE_VALUES: dict[str, Callable[[str], Any]] = {
+    "lr": _factor,
+    "decay": _factor,
+    "after": _factor,
+    "train": functools.partial(parsed, kind=bool),
+}
 
 
 def _name(path: LeafPath) -> str:

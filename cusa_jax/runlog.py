@@ -34,6 +34,7 @@ class RunLog:
         self._last = (start or 0, time.monotonic())
         self._path = workdir / METRICS
         self._board: Board | None = None
+        self._of_start = ""
         if is_first():
             if start is not None:
                 _keep_until(self._path, start)
@@ -82,8 +83,14 @@ class RunLog:
         """One line of metrics.jsonl, one point per curve of TensorBoard."""
         if self._board is None:
             return
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, "split": split, **metrics}) + "\n")
+        line = json.dumps({"step": step, "split": split, **metrics}) + "\n"
+        if step == 0:
+            # It comes after the first step: whoever opens the file finds losses in its first line.
+            self._of_start = line
+        else:
+            with self._path.open("a") as file:
+                file.write(line + self._of_start)
+            self._of_start = ""
         self._board.write(step, {f"{split}/{name}": value for name, value in metrics.items()})
 
     def close(self) -> None:

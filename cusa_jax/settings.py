@@ -99,6 +99,15 @@ def sections(settings: Any, key: str) -> Iterator[tuple[str, Any]]:
             yield from sections(getattr(settings, field.name), f"{key}.{field.name}")
 
 
+def parsed(text: str, kind: type) -> Any:
+    """A value of this type, int, float, str or bool ('true', 'false'). Raises ValueError where the text is none."""
+    if kind is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind not in (int, float, str):
+        raise ValueError(f"'{text}' is no {kind.__name__}")
+    return kind(text)
+
+
 def build(like: T, values: Mapping[str, Any]) -> T:
     """The settings of the type of `like` with these values, a nested mapping that `check` has passed."""
     fields = {}

@@ -12,12 +12,12 @@ Writes controls.txt, the table; controls.png, the effects; controls.html, both, 
 which the models part. Run it again to continue after a stop of any kind.
 """
 
-import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import flags
 
 from cusa_jax.command import run
@@ -25,7 +25,6 @@ from cusa_jax.controls import cells, neighbours, runs, table
 from cusa_jax.controls.cells import Cell
 from cusa_jax.controls.contrasts import Measured
 from cusa_jax.controls.figures import captioned, measure
-from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.human import Judged, Rated, rated
 from cusa_jax.files import written_whole
@@ -58,33 +57,33 @@ def main(config, _config_name: str) -> None:
     recipes = dict(map(cells.read_recipe, RECIPES.value))
     chosen = list(dict.fromkeys(cells.read_cell(name, recipes) for name in CELLS.value))
     # What takes no time is found missing first.
-    judged = Judged.read(Path(JUDGEMENTS.value).expanduser()) if JUDGEMENTS.value else None
+    judged = Judged.read(Path(JUDGEMENTS.value)) if JUDGEMENTS.value else None
     seeds = _seeds()
     if not runs.run(config, seeds, workdir, chosen, recipes, SPLIT.value):
         return
     split = runs.kept_split(config, runs.run_folder(workdir, chosen[0], seeds[0]), SPLIT.value)
-    measured = {
-        cell: Measured([measure(_scores(cell, seed), split, judged) for seed in seeds]) for cell in chosen
-    }
-    text = table.text(measured, SPLIT.value)
+    measured: dict[Cell, Measured] = {}
     ratings: dict[Cell, list[Rated]] = {}
-    if judged:
-        ratings = {
-            cell: [rated(captioned(_scores(cell, seed), split), judged.experts) for seed in seeds]
-            for cell in chosen
-        }
+    for cell in chosen:
+        scored = [runs.kept_scores(runs.run_folder(workdir, cell, seed), SPLIT.value) for seed in seeds]
+        measured[cell] = Measured([measure(one, split, judged) for one in scored])
+        if judged:
+            ratings[cell] = [rated(captioned(one, split), judged.experts) for one in scored]
+    text = table.text(measured, SPLIT.value)
+    if ratings:
         text += "\n\n" + neighbours.text(ratings)
     with written_whole(workdir / "controls.txt") as fresh:
         fresh.write_text(text + "\n", "utf-8")
     print(text)
     report.effects(measured, workdir / "controls.png")
-    cell, pairs = _parted(ratings, split)
-    report.write(workdir / "controls.html", text, workdir / "controls.png", pairs, cell)
+    captions = [split.table.captions[row] for row in np.asarray(scored[0].captions).tolist()]
+    moved, pairs = _parted(ratings, captions)
+    report.write(workdir / "controls.html", text, workdir / "controls.png", pairs, moved)
     print(f"report: {workdir / 'controls.html'}")
 
 
 def _parted(
-    ratings: Mapping[Cell, list[Rated]], split: Split
+    ratings: Mapping[Cell, list[Rated]], captions: Sequence[str]
 ) -> tuple[Cell | None, dict[str, list[report.Parted]]]:
     """The last cell with its teachers, and the pairs that it moves furthest from where its baseline has them."""
     cell = next((cell for cell in reversed(list(ratings)) if cell.teachers == "trained"), None)
@@ -92,23 +91,7 @@ def _parted(
     baseline = own if own in ratings else cells.BASELINE
     if cell is None or baseline not in ratings:
         return None, {}
-    photos = Path(JUDGEMENTS.value).expanduser()
-    return cell, report.parted(ratings[baseline], ratings[cell], _captions(split), photos)
-
-
-def _captions(split: Split) -> dict[tuple[str, int], str]:
-    """Words by the name of their photograph and their number there."""
-    words: dict[tuple[str, int], str] = {}
-    count: collections.Counter[str] = collections.Counter()
-    for caption, image in zip(split.table.captions, split.table.caption_image.tolist(), strict=True):
-        name = Path(split.table.image_ids[image]).stem
-        words[name, count[name]] = caption
-        count[name] += 1
-    return words
-
-
-def _scores(cell: Cell, seed: int) -> runs.ScoredSplit:
-    return runs.kept_scores(runs.run_folder(Path(WORKDIR.value), cell, seed), SPLIT.value)
+    return cell, report.parted(ratings[baseline], ratings[cell], captions, Path(JUDGEMENTS.value))
 
 
 def _seeds() -> list[int]:

@@ -5,30 +5,22 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from training import (
+    ROOT,
+    SETTINGS,
+    STEPS,
+    assert_same_end,
+    command,
+    kill_after,
+    metrics,
+    run,
+    wait_for_step,
+)  # fmt: skip
 
 from cusa_jax.data import world
-
-ROOT = Path(__file__).parent.parent
-SETTINGS = {
-    "data.world.train": 64,
-    "data.world.val": 12,
-    "data.world.test": 12,
-    "batch_size": 32,
-    "schedule.epochs": 3,
-    "eval.batch_size": 60,
-    "model.sizes": "vision_layers=1,text_layers=1",
-    "checkpoint.every_steps": 4,
-    "checkpoint.keep": 3,
-    "log.every_steps": 2,
-}
-STEPS = 30  # 64 images x 5 captions / 32 rows x 3 epochs
 
 
 @pytest.fixture(scope="module")
@@ -37,68 +29,12 @@ def data(tmp_path_factory) -> Path:
     return world.write(tmp_path_factory.mktemp("data") / "world", sizes)
 
 
-def command(workdir: Path, data: Path, config="configs/demo.py", **overrides) -> list[str]:
-    settings = {**SETTINGS, "data.path": data, **overrides}
-    options = [f"--config.{key}={value}" for key, value in settings.items()]
-    return [sys.executable, "scripts/train.py", f"--config={config}", f"--workdir={workdir}", *options]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    """The processes share what XLA compiles, which is most of their time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-        yield
-
-
-def run(*args, **overrides) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*args, **overrides), cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def kill_after(step: int, number: signal.Signals, *args, **overrides) -> subprocess.Popen:
-    """Starts the command and sends it a signal as soon as it reports `step`; returns it when it has ended."""
-    process = subprocess.Popen(
-        command(*args, **overrides), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    for line in process.stdout:
-        if line.startswith(f"step {step}/"):
-            process.send_signal(number)
-            break
-    process.stdout.read()
-    process.stdout.close()
-    process.wait()
-    return process
-
-
-def metrics(workdir: Path) -> list[dict]:
-    """metrics.jsonl without the speed, which no two runs share."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "pairs_per_second"} for line in lines]
-
-
-def final_state(workdir: Path) -> dict[str, np.ndarray]:
-    restored = ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(STEPS) / "state").absolute())
-    return {str(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(restored)}
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, data) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
     done = run(workdir, data)
     assert done.returncode == 0, done.stderr
     return workdir
-
-
-def assert_same_end(workdir: Path, undisturbed: Path) -> None:
-    assert json.loads((workdir / "results.json").read_text()) == json.loads(
-        (undisturbed / "results.json").read_text()
-    )
-    assert metrics(workdir) == metrics(undisturbed)
-    ours, theirs = final_state(workdir), final_state(undisturbed)
-    assert ours.keys() == theirs.keys()
-    for name, leaf in ours.items():
-        np.testing.assert_array_equal(leaf, theirs[name], err_msg=name)
 
 
 def test_a_run_leaves_metrics_checkpoints_and_results(undisturbed):
@@ -241,15 +177,6 @@ def launch():
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-def wait_for_step(process: subprocess.Popen, step: int) -> None:
-    told = []
-    for line in process.stdout:
-        told.append(line)
-        if line.startswith(f"step {step}/"):
-            return
-    raise AssertionError(f"ended before step {step}: {''.join(told)}")
 
 
 def output(process: subprocess.Popen) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import golden
 import numpy as np
-from test_train import SETTINGS, assert_same_end, final_state, kill_after, run
+from training import SETTINGS, assert_same_end, kill_after, run, state_at
 
 from cusa_jax.data import region_writer, vocabulary, world
 from cusa_jax.data.splits import SPLITS, read_split
@@ -47,4 +47,4 @@ def test_saf_killed_and_resumed_ends_bit_identical(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "continuing from step" in done.stdout
     assert_same_end(killed, undisturbed)
-    assert any("batch_stats" in name and "filtration" in name for name in final_state(killed))
+    assert any("batch_stats" in name and "filtration" in name for name in state_at(killed))

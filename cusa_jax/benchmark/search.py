@@ -23,6 +23,7 @@ from PIL import Image
 
 from cusa_jax.benchmark.measure import Row
 from cusa_jax.errors import InputError
+from cusa_jax.evaluation.scores import normalised
 from cusa_jax.experiment import build_student
 from cusa_jax.models.student import Embeds
 from cusa_jax.search import index
@@ -71,12 +72,8 @@ def _write_index(file: Path, origin: index.Origin, photos: int, embedding: Any) 
             count = min(_CHUNK, photos - start)
             cross, uni = (rng.standard_normal((count, head.shape[1]), np.float32) for head in embedding)
             names = [b"%09d.jpg" % (start + number) for number in range(count)]
-            chunk = zip(names, _unit(cross), _unit(uni), strict=True)
+            chunk = zip(names, normalised(cross, "cross"), normalised(uni, "uni"), strict=True)
             index.replace(opened, [], (index.row(name, (1, 1), *pair) for name, *pair in chunk))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _round(file: Path, checkpoint: Path) -> dict[str, float]:

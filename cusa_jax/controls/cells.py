@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from cusa_jax.config import LOSSES, default_config, flat, nearest, with_argument
 from cusa_jax.errors import InputError
+from cusa_jax.settings import parsed
 
 # Name -> teacher.control.
 TEACHERS = {"trained": "none", "shuffled": "shuffled", "uniform": "uniform"}
@@ -72,10 +73,8 @@ def read_recipe(text: str) -> tuple[str, dict[str, Any]]:
 
 def _read_value(recipe: str, key: str, value: str, kind: type) -> Any:
     try:
-        if kind is bool:
-            return {"true": True, "false": False}[value.lower()]
-        return kind(value)
-    except (KeyError, ValueError) as error:
+        return parsed(value, kind)
+    except ValueError as error:
         raise InputError(f"--recipe={recipe}: {key}={value} must be {kind.__name__}") from error
 
 

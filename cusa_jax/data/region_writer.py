@@ -14,6 +14,7 @@ from cusa_jax.data.caption_table import CaptionTable
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.files import written_whole
 from cusa_jax.progress import progress
+from cusa_jax.teachers.features import write_features
 
 # (numbers int [b] of images, their features float [b, R, D]), every image once.
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
@@ -62,16 +63,10 @@ def write_split(
     for kind, lines in (("caps", captions), ("ids", ids)):
         with written_whole(folder / f"{name}_{kind}.txt") as fresh:
             fresh.write_text("\n".join(lines) + "\n", "utf-8")
-    _write_pooled(folder, name)
-    return left_out
-
-
-def _write_pooled(folder: Path, name: str) -> None:
-    ids = (folder / f"{name}_ids.txt").read_text("utf-8").splitlines()
     regions = np.load(folder / f"{name}_ims.npy", mmap_mode="r")
     pooled = np.stack([image.mean(axis=0, dtype=np.float32) for image in regions])
-    with written_whole(folder / f"{name}_pooled.npz") as fresh, fresh.open("wb") as file:
-        np.savez(file, ids=np.array(ids), features=pooled)
+    write_features(folder / f"{name}_pooled.npz", ids, pooled)
+    return left_out
 
 
 def standardise(source: Path, folder: Path) -> None:

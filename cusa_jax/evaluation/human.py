@@ -36,17 +36,23 @@ class Judgements:
     caption: list[tuple[str, int]]
     judged: np.ndarray
 
+    @property
+    def others(self) -> np.ndarray:
+        """bool [n], which pairs are of a photograph and the caption of another one."""
+        return np.array([image != own for image, (own, _) in zip(self.image, self.caption, strict=True)])
+
 
 @dataclasses.dataclass(frozen=True)
 class Rated:
     """Pairs that experts rated, and their scores by one model.
 
-    image, caption: as in `Judgements`. rating: float64 [n], the mean of the experts'. scores: float32 [n].
+    image: [n] names of photographs without ending. caption: int64 [n] rows of the gallery.
+    rating: float64 [n], the mean of the experts'. scores: float32 [n].
     rank: int64 [n], how many captions the model finds more like the photograph than this one.
     """
 
     image: list[str]
-    caption: list[tuple[str, int]]
+    caption: np.ndarray
     rating: np.ndarray
     scores: np.ndarray
     rank: np.ndarray
@@ -75,16 +81,13 @@ class Judged:
 def rated(captioned: Captioned, judgements: Judgements) -> Rated:
     """The pairs of a photograph and another one's caption that the gallery holds."""
     image, caption = _rows(captioned, judgements)
-    own = [
-        name == caption_of for name, (caption_of, _) in zip(judgements.image, judgements.caption, strict=True)
-    ]
-    rows = np.flatnonzero((image >= 0) & (caption >= 0) & ~np.array(own))
+    rows = np.flatnonzero((image >= 0) & (caption >= 0) & judgements.others)
     units, unit = np.unique(image[rows], return_inverse=True)
     all_scores = captioned.scores.rows("i2t", units)[unit]
     scores = all_scores[np.arange(len(rows)), caption[rows]]
     return Rated(
         [judgements.image[row] for row in rows],
-        [judgements.caption[row] for row in rows],
+        caption[rows],
         judgements.judged[rows].mean(axis=1),
         scores,
         (all_scores > scores[:, None]).sum(axis=1),
@@ -120,8 +123,7 @@ def read_judgements(file: Path) -> Judgements:
 
 def expert_result(captioned: Captioned, judgements: Judgements) -> Result:
     """`tau_c` of the scores with every expert's rating, x 100; pairs of a photograph and its own caption left out."""
-    others = [image != own for image, (own, _) in zip(judgements.image, judgements.caption, strict=True)]
-    return _result("tau_c", captioned, judgements, judgements.judged, np.array(others), "c")
+    return _result("tau_c", captioned, judgements, judgements.judged, judgements.others, "c")
 
 
 def crowd_result(captioned: Captioned, judgements: Judgements) -> Result:
@@ -144,7 +146,7 @@ def _result(
     if not present.any():
         raise InputError("none of the judged pairs is among the images and captions")
     units, unit = np.unique(image[present], return_inverse=True)
-    scores = _pair_scores(captioned, units, unit, caption[present])
+    scores = captioned.scores.rows("i2t", units)[unit, caption[present]]
     judges = ratings.shape[1]
     statistic = kendall(np.repeat(scores, judges), ratings[present].ravel(), np.repeat(unit, judges), variant)
     absent = np.count_nonzero(counted) - np.count_nonzero(present)
@@ -167,13 +169,6 @@ def _rows(captioned: Captioned, judgements: Judgements) -> tuple[np.ndarray, np.
 
     images = [image_row.get(name, -1) for name in judgements.image]
     return np.array(images), np.array([caption(*one) for one in judgements.caption])
-
-
-def _pair_scores(
-    captioned: Captioned, images: np.ndarray, which: np.ndarray, captions: np.ndarray
-) -> np.ndarray:
-    """float32 [n], of image images[which[n]] with caption captions[n]."""
-    return captioned.scores.rows("i2t", images)[which, captions]
 
 
 def _run(evaluation: Evaluation) -> Result:

@@ -9,7 +9,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.models import clip, sgraf, siglip, vse
 from cusa_jax.models.sgraf_sizes import Sides
 from cusa_jax.models.student import Family, Options, Student
-from cusa_jax.settings import nearest
+from cusa_jax.settings import nearest, parsed
 
 FAMILIES: dict[str, Family] = {
     "clip": clip.FAMILY,
@@ -17,7 +17,6 @@ FAMILIES: dict[str, Family] = {
     "sgraf": sgraf.FAMILY,
     "vse": vse.FAMILY,
 }
-_KINDS = {int: int, float: float, str: str}
 # Fields of sizes that weights decide, whatever the preset of their architecture says.
 OWN = ("activation", "mean", "std", "resize", "resampling", "pad_id")
 
@@ -57,8 +56,8 @@ def edited(sizes: Any, changes: str) -> Any:
             )
         kind = type(fields[name])
         try:
-            values[name] = {"true": True, "false": False}[text] if kind is bool else _KINDS[kind](text)
-        except (KeyError, ValueError):
+            values[name] = parsed(text, kind)
+        except ValueError:
             raise InputError(
                 f"config.model.sizes: '{change}' should be a {kind.__name__}, such as {name}={fields[name]}"
             ) from None

@@ -65,12 +65,12 @@ def effects(table: Table, picture: Path) -> None:
 
 
 def parted(
-    before: Sequence[Rated], after: Sequence[Rated], captions: Mapping[tuple[str, int], str], photos: Path
+    before: Sequence[Rated], after: Sequence[Rated], captions: Sequence[str], photos: Path
 ) -> dict[str, list[Parted]]:
     """The pairs that the second model moves furthest 'up' and 'down' among all that experts rated.
 
-    before, after: the pairs as each seed's model scores them, the same pairs. captions: their words, by name and
-    number. photos: a folder that holds NAME.jpg at any depth.
+    before, after: the pairs as each seed's model scores them, the same pairs. captions: the gallery's.
+    photos: a folder that holds NAME.jpg at any depth.
     """
     shares = [np.mean([_share(seed.scores) for seed in seeds], axis=0) for seeds in (before, after)]
     moved = shares[1] - shares[0]

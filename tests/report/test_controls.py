@@ -18,8 +18,7 @@ CUSA = Cell("cusa", "trained")
 
 def rated(scores, rank=(0, 3, 12, 9)):
     names = ["a", "a", "b", "gone"]
-    captions = [("b", 0), ("b", 1), ("a", 0), ("a", 1)]
-    return Rated(names, captions, np.array([4.0, 1.0, 3.0, 2.0]), np.array(scores), np.array(rank))
+    return Rated(names, np.arange(4), np.array([4.0, 1.0, 3.0, 2.0]), np.array(scores), np.array(rank))
 
 
 def test_false_negatives_among_the_nearest_are_counted():
@@ -32,7 +31,7 @@ def test_false_negatives_among_the_nearest_are_counted():
 def test_the_pairs_that_move_furthest_come_first_where_their_photograph_is_there(tmp_path):
     for name in "ab":
         Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.jpg")
-    words = {("b", 0): "first", ("b", 1): "second", ("a", 0): "third", ("a", 1): "fourth"}
+    words = ["first", "second", "third", "fourth"]
     before, after = [rated([1.0, 2, 3, 4])] * 2, [rated([4.0, 2, 1, 3])] * 2
     found = controls.parted(before, after, words, tmp_path)
     assert [pair.caption for pair in found["up"]] == ["first", "second", "third"]
