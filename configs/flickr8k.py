@@ -1,4 +1,4 @@
-"""Does it help? The paper's recipe on a small student (docs/evidence.md): :model=vse, saf or sgr.
+"""Does it help? The paper's recipe on a small student (docs/evidence.md): :model=vse, saf, sgr or region_clip.
 
     make evidence PHOTOS=FOLDER RESNET=FOLDER TEXT=FOLDER
 

@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs, Pixels, Text
-from cusa_jax.models.clip_sizes import PRESETS, ClipConfig, check_pixels
+from cusa_jax.models.clip_sizes import PRESETS, ClipConfig, TextSizes, check_pixels
 from cusa_jax.models.dual_encoder import DualEncoder, DualEncoderStudent
 from cusa_jax.models.layers import LayerNorm, PatchEmbedding, Transformer
 from cusa_jax.models.resnet import ModifiedResNet
@@ -23,10 +23,7 @@ def inputs(sizes: ClipConfig) -> Inputs:
 
 def student(sizes: ClipConfig, options: Options) -> DualEncoderStudent:
     """A CLIP with the heads of `options`. Raises InputError for a tokenizer that is not CLIP's."""
-    if options.tokenizer not in ("", "clip"):
-        raise InputError(
-            f"config.model.tokenizer='{options.tokenizer}': a CLIP has a tokenizer of its own; leave it empty"
-        )
+    check_tokenizer(options)
     dtype = jnp.dtype(options.dtype)
     image: nn.Module = (
         ModifiedResNet(sizes, options.remat, dtype)
@@ -42,6 +39,14 @@ def student(sizes: ClipConfig, options: Options) -> DualEncoderStudent:
         # A ResNet's batch norms look at all rows.
         rows_independent=not sizes.resnet_blocks,
     )
+
+
+def check_tokenizer(options: Options) -> None:
+    """Raises InputError where CLIP's text tower should read with another tokenizer than its own."""
+    if options.tokenizer not in ("", "clip"):
+        raise InputError(
+            f"config.model.tokenizer='{options.tokenizer}': a CLIP has a tokenizer of its own; leave it empty"
+        )
 
 
 FAMILY = Family(ClipConfig, PRESETS, student)
@@ -88,7 +93,7 @@ class TextTransformer(nn.Module):
     so cutting the padding leaves the feature as it is.
     """
 
-    config: ClipConfig
+    config: TextSizes
     remat: bool
     dtype: jnp.dtype
     attention: str = "xla"

@@ -15,62 +15,79 @@ WIDEST = 2**24  # of any other size; the largest of a known model is its vocabul
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClipConfig:
-    """Sizes of a CLIP model. Heads default to one per 64 channels, and MLPs to 4 x their tower: OpenAI's rules.
+class TextSizes:
+    """Sizes of CLIP's text tower. Heads default to one per 64 channels, and MLPs to 4 x their tower: OpenAI's rules.
 
-    patch_size: pixels per side of what one visual token covers; 32 in every ResNet.
-    vision_width: of a ViT, or the channels behind a ResNet's stem.
-    vision_layers: blocks of a ViT; 0 in a ResNet, whose four stages have `resnet_blocks` bottlenecks each.
-    activation: of the transformers; ResNets have ReLU.
-    *_mlp: width of the hidden layer of a transformer's MLPs; a ResNet has none.
-    mean, std, resize, resampling: of the pixels it was trained on (`inputs.Pixels`).
+    activation: of transformers. text_mlp: width of the hidden layer of their MLPs.
 
     Raises InputError, which does not name a file, for sizes that make no model.
     """
 
     embed_dim: int
-    image_size: int
-    patch_size: int
-    vision_width: int
-    vision_layers: int
     text_width: int
     text_layers: int
     context_length: int = 77
     vocab_size: int = 49408
     activation: str = "quick_gelu"
-    vision_heads: int = 0
     text_heads: int = 0
+    text_mlp: int = 0
+
+    def __post_init__(self) -> None:
+        for name, size in self._numbers().items():
+            # A ResNet has no layers of a ViT; heads and MLPs that are not said follow from the width.
+            low = 0 if name == "vision_layers" or name.endswith(("heads", "mlp")) else 1
+            check_size(name, size, low)
+        self._default("text_heads", self.text_width // 64)
+        self._default("text_mlp", 4 * self.text_width)
+
+    def _numbers(self) -> dict[str, int]:
+        """All sizes by their names."""
+        return {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.type == "int"
+        }
+
+    def _default(self, name: str, value: int) -> None:
+        if not getattr(self, name):
+            object.__setattr__(self, name, value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipConfig(TextSizes):
+    """Sizes of a CLIP model.
+
+    patch_size: pixels per side of what one visual token covers; 32 in every ResNet.
+    vision_width: of a ViT, or the channels behind a ResNet's stem.
+    vision_layers: blocks of a ViT; 0 in a ResNet, whose four stages have `resnet_blocks` bottlenecks each.
+    activation, vision_mlp: as of the text tower; a ResNet has ReLU, and no MLP.
+    mean, std, resize, resampling: of the pixels it was trained on (`inputs.Pixels`).
+    """
+
+    image_size: int
+    patch_size: int
+    vision_width: int
+    vision_layers: int
+    vision_heads: int = 0
     resnet_blocks: tuple[int, ...] = ()
     mean: tuple[float, ...] = CLIP_MEAN
     std: tuple[float, ...] = CLIP_STD
     vision_mlp: int = 0
-    text_mlp: int = 0
     resize: Resize = "crop"
     resampling: Resampling = "bicubic"
 
-    def __post_init__(self):
-        self._check_bounds()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         # A ResNet pools over the channels of its last stage: 32 times the stem's.
-        widths = {"vision": self.vision_width * (32 if self.resnet_blocks else 1), "text": self.text_width}
-        for tower, width in widths.items():
-            if not getattr(self, f"{tower}_heads"):
-                object.__setattr__(self, f"{tower}_heads", width // 64)
-            if not getattr(self, f"{tower}_mlp") and not (tower == "vision" and self.resnet_blocks):
-                object.__setattr__(self, f"{tower}_mlp", 4 * width)
+        self._default("vision_heads", self.vision_width * (32 if self.resnet_blocks else 1) // 64)
+        if not self.resnet_blocks:
+            self._default("vision_mlp", 4 * self.vision_width)
         if self.image_size % self.patch_size:
             raise InputError(
                 f"model: image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
 
-    def _check_bounds(self) -> None:
-        numbers = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.type == "int"
-        }
-        numbers |= {f"resnet_blocks[{stage}]": count for stage, count in enumerate(self.resnet_blocks)}
-        for name, size in numbers.items():
-            # A ResNet has no layers of a ViT; heads and MLPs that are not said follow from the width.
-            low = 0 if name == "vision_layers" or name.endswith(("heads", "mlp")) else 1
-            check_size(name, size, low)
+    def _numbers(self) -> dict[str, int]:
+        blocks = {f"resnet_blocks[{stage}]": count for stage, count in enumerate(self.resnet_blocks)}
+        return super()._numbers() | blocks
 
 
 def check_size(name: str, size: Any, low: int = 1) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from cusa_jax.errors import InputError
-from cusa_jax.models import clip, sgraf, siglip, vse
+from cusa_jax.models import clip, region_clip, sgraf, siglip, vse
 from cusa_jax.models.sgraf_sizes import Sides
 from cusa_jax.models.student import Family, Options, Student
 from cusa_jax.settings import nearest, parsed
@@ -16,6 +16,7 @@ FAMILIES: dict[str, Family] = {
     "siglip": siglip.FAMILY,
     "sgraf": sgraf.FAMILY,
     "vse": vse.FAMILY,
+    "region_clip": region_clip.FAMILY,
 }
 # Fields of sizes that weights decide, whatever the preset of their architecture says.
 OWN = ("activation", "mean", "std", "resize", "resampling", "pad_id")

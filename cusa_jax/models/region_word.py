@@ -28,7 +28,7 @@ class Regions(nn.Module):
 
     @nn.compact
     def __call__(self, regions: jax.Array) -> jax.Array:
-        check_regions(regions, self.sizes)
+        check_regions(regions, (self.sizes.regions, self.sizes.img_dim))
         dense = nn.Dense(self.sizes.embed_size, kernel_init=_XAVIER, dtype=self.dtype, name="fc")
         embedded = at_least_float32(dense(regions.astype(self.dtype)))
         return embedded if self.sizes.no_imgnorm else l2norm(embedded)
@@ -92,12 +92,12 @@ class SelfAttention(nn.Module):
         return nn.Dense(width, kernel_init=_XAVIER, dtype=self.dtype, name=name)(x.astype(self.dtype))
 
 
-def check_regions(regions: jax.Array, sizes: Sides) -> None:
-    """Raises InputError unless regions are [B, regions, img_dim]."""
-    if regions.shape[1:] != (sizes.regions, sizes.img_dim):
+def check_regions(regions: jax.Array, shape: tuple[int, int]) -> None:
+    """Raises InputError unless regions are [B, *shape]."""
+    if regions.shape[1:] != shape:
         raise InputError(
-            f"{' x '.join(map(str, regions.shape[1:]))} features an image, but the model takes {sizes.regions} regions "
-            f"of {sizes.img_dim}"
+            f"{' x '.join(map(str, regions.shape[1:]))} features an image, but the model takes {shape[0]} regions "
+            f"of {shape[1]}"
         )
 
 

@@ -18,19 +18,21 @@ from cusa_jax.similarity import at_least_float32
 
 
 class MeanRegion(nn.Module):
-    """Features of regions [B, R, D] -> their mean through one layer, [B, E]."""
+    """Features of regions [B, R, D] -> their mean through one layer, [B, width]. shape: (R, D)."""
 
-    sizes: VseSizes
+    shape: tuple[int, int]
+    width: int
     dtype: jnp.dtype
+    unit: bool = True
 
     @nn.compact
     def __call__(self, regions: jax.Array, train: bool = False) -> jax.Array:
-        check_regions(regions, self.sizes)
+        check_regions(regions, self.shape)
         init = nn.initializers.xavier_uniform()
         mean = regions.mean(axis=1).astype(self.dtype)
-        embedded = nn.Dense(self.sizes.embed_size, kernel_init=init, dtype=self.dtype, name="fc")(mean)
+        embedded = nn.Dense(self.width, kernel_init=init, dtype=self.dtype, name="fc")(mean)
         embedded = at_least_float32(embedded)
-        return embedded if self.sizes.no_imgnorm else l2norm(embedded)
+        return l2norm(embedded) if self.unit else embedded
 
 
 class LastState(nn.Module):
@@ -47,7 +49,8 @@ class LastState(nn.Module):
 def student(sizes: VseSizes, options: Options) -> DualEncoderStudent:
     """VSE++ with the heads of `options`; it has none of its own."""
     dtype = jnp.dtype(options.dtype)
-    module = DualEncoder(MeanRegion(sizes, dtype), LastState(sizes, dtype), options.heads, options.head_kind)
+    image = MeanRegion((sizes.regions, sizes.img_dim), sizes.embed_size, dtype, unit=not sizes.no_imgnorm)
+    module = DualEncoder(image, LastState(sizes, dtype), options.heads, options.head_kind)
     return DualEncoderStudent("vse", sizes, inputs(sizes, options.tokenizer), module)
 
 
