@@ -1,8 +1,9 @@
-"""Times the train step, the losses and the input pipeline; ratios are taken in one run.
+"""Times the train step, recipes of fine-tuning, the losses and the input pipeline; ratios are taken in one run.
 
 python scripts/bench.py --config=configs/flickr.py [--model=vit_l_14_336 …] [--batch=64 --batch=128 …] [--tokens=24 …]
 python scripts/bench.py --config=configs/flickr.py --table=step --repeats=0  # plans memory and counts FLOPs only
 python scripts/bench.py --config=configs/flickr.py --against=CHECKOUT --step=cusa-live-text  # beside the reference
+python scripts/bench.py --config=configs/flickr.py --table=recipes [--recipe=full --recipe=lora …]  # beside each other
 python scripts/bench.py --config=configs/demo.py --table=input               # on the configuration's own data
 python scripts/bench.py --config=configs/flickr.py --table=search            # [--photos=100000 …] [--repeats=1]
 
@@ -21,14 +22,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from cusa_jax.benchmark import inputs, losses, measure, search, steps, synthetic
+from cusa_jax.benchmark import inputs, losses, measure, recipes, search, steps, synthetic
 from cusa_jax.benchmark.measure import Row
 from cusa_jax.command import run
 from cusa_jax.config import typed, with_argument
 from cusa_jax.errors import InputError
 from cusa_jax.models import families
 
-TABLES = ("step", "losses", "input", "search")
+TABLES = ("step", "recipes", "losses", "input", "search")
 TABLE = flags.DEFINE_multi_enum(
     "table", ["step", "losses"], TABLES, "What to measure; may be repeated, as others."
 )
@@ -51,6 +52,12 @@ STEP = flags.DEFINE_multi_enum(
     list(steps.VARIANTS),
     "Rows of the step table, all in memory at once; of --against, contrastive and cusa-live-text.",
 )
+RECIPE = flags.DEFINE_multi_enum(
+    "recipe",
+    list(recipes.RECIPES),
+    list(recipes.RECIPES),
+    "Rows of the recipes table, all in memory at once.",
+)
 
 ROWS = flags.DEFINE_multi_integer("rows", [1024, 4096], "Batch sizes of the losses table.", lower_bound=2)
 WIDTH = flags.DEFINE_integer("width", 64, "Width of all its features.", lower_bound=1)
@@ -67,6 +74,7 @@ AGAINST = flags.DEFINE_string("against", "", "Instead of tables: time a checkout
 def main(config: Any, _config_name: str) -> None:
     makers = {
         "step": step_rows,
+        "recipes": recipe_rows,
         "losses": losses_rows,
         "input": input_rows,
         "search": search_rows,
@@ -96,6 +104,11 @@ def step_rows(config: Any) -> Iterator[list[Row]]:
                 raise
             remedy = f"{len(STEP.value)} steps of {setting.batch_size} rows do not fit; try fewer --step"
             print(f"{setting.model.name}: {remedy}", end="\n\n", flush=True)
+
+
+def recipe_rows(config: Any) -> Iterator[list[Row]]:
+    for setting, sizes in _settings(config):
+        yield recipes.rows(setting, RECIPE.value, sizes, REPEATS.value)
 
 
 def losses_rows(config: Any) -> Iterator[list[Row]]:
