@@ -3,6 +3,7 @@
 python scripts/bench.py --config=configs/flickr.py [--model=vit_l_14_336 …] [--batch=64 --batch=128 …] [--tokens=24 …]
 python scripts/bench.py --config=configs/flickr.py --table=step --repeats=0  # plans memory and counts FLOPs only
 python scripts/bench.py --config=configs/flickr.py --against=CHECKOUT --step=cusa-live-text  # beside the reference
+python scripts/bench.py --config=configs/f30k_sgraf.py --against=SGRAF_CHECKOUT --model=saf  # beside SGRAF's own code
 python scripts/bench.py --config=configs/flickr.py --table=recipes [--recipe=full --recipe=lora …]  # beside each other
 python scripts/bench.py --config=configs/demo.py --table=input               # on the configuration's own data
 python scripts/bench.py --config=configs/flickr.py --table=search            # [--photos=100000 …] [--repeats=1]
@@ -68,7 +69,9 @@ DENSE_UP_TO = flags.DEFINE_integer("dense_up_to", 16384, "Rows above which it ru
 
 BATCHES = flags.DEFINE_integer("batches", 20, "Of a round of the input table.", lower_bound=1)
 PHOTOS = flags.DEFINE_multi_integer("photos", [1000, 100_000], "Of the search table.", lower_bound=1)
-AGAINST = flags.DEFINE_string("against", "", "Instead of tables: time a checkout of the PyTorch reference.")
+AGAINST = flags.DEFINE_string(
+    "against", "", "Instead of tables: time a checkout of the PyTorch reference, or of SGRAF's own code."
+)
 
 
 def main(config: Any, _config_name: str) -> None:
@@ -132,9 +135,14 @@ def search_rows(config: Any) -> Iterator[list[Row]]:
 def against_rows(config: Any) -> Iterator[list[Row]]:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two libraries share the device's memory
     try:
-        from side_by_side import original, timed
+        from side_by_side import original, sgraf, timed
     except ImportError as error:
         raise InputError(f"{error}: pip install -r requirements-parity.txt") from error
+    if sgraf.is_checkout(Path(AGAINST.value)):
+        module = sgraf.import_original(Path(AGAINST.value))
+        for setting, _ in _settings(config):
+            yield sgraf.rows(module, setting, REPEATS.value)
+        return
     if not set(STEP.value) & set(timed.PAIRS):
         raise InputError(f"--against has no --step={STEP.value[0]}; it takes {' and '.join(timed.PAIRS)}")
     checkout = Path(AGAINST.value)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from cusa_jax.workdir import write_json
 
 Row = dict[str, Any]
+
+# A round of a fast call takes many of them: the host's clock and the wait for the device cost a tenth of a millisecond.
+ROUND_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +29,12 @@ class Time:
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
     """FLOPs that one call asks for over all devices, as XLA counts them before it optimises.
 
-    The body of a loop counts once: pass a function without loops. arguments: arrays or ShapeDtypeStructs.
+    NaN where the function loops, as a GRU does: XLA counts the body of a loop once. arguments: arrays or
+    ShapeDtypeStructs.
     """
-    counted = jax.jit(function).lower(*arguments).cost_analysis()
-    return float(counted["flops"]) if counted else math.nan
+    lowered = jax.jit(function).lower(*arguments)
+    counted = lowered.cost_analysis()
+    return math.nan if not counted or "stablehlo.while" in lowered.as_text() else float(counted["flops"])
 
 
 def peak_mebibytes(compiled: Any) -> float:
@@ -41,26 +45,38 @@ def peak_mebibytes(compiled: Any) -> float:
 
 
 def time_rounds(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Time]:
-    """Times every variant in `repeats` rounds of one call of each, so that drift meets all alike.
+    """Seconds of a call of every variant, in `repeats` alternating rounds, so that drift meets all alike.
 
-    One call of each comes first, unmeasured. A call returns arrays, which are waited for, or anything that is ready
+    Two calls of each come first, unmeasured. A round of one takes as many calls as fill ROUND_SECONDS, one after
+    another as training takes its steps, and waits for the last. A call returns arrays, or anything that is ready
     when it returns. repeats: at least 1.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for call in variants.values():
-        jax.block_until_ready(call())
+    calls = {}
+    for name, call in variants.items():
+        _seconds(call, 1)
+        calls[name] = max(1, round(ROUND_SECONDS / _seconds(call, 1)))
     for _ in range(repeats):
         for name, call in variants.items():
-            start = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(_seconds(call, calls[name]))
     return {name: Time(statistics.median(some), max(some) - min(some)) for name, some in seconds.items()}
 
 
+def _seconds(call: Callable[[], Any], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        result = call()
+    jax.block_until_ready(result)
+    return (time.perf_counter() - start) / times
+
+
 def matmul_rate(dtype: str, size: int, repeats: int) -> float:
-    """FLOP/s of one device: the median of `repeats` products of two [size, size] matrices."""
-    x = jnp.ones((size, size), dtype)
-    product = jax.jit(jnp.matmul)
+    """FLOP/s of one device: the median of `repeats` rounds of products of two random [size, size] matrices.
+
+    Random ones: a device draws less power for constants, and is faster.
+    """
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    product = jax.jit(jax.numpy.matmul)
     return 2 * size**3 / time_rounds({"matmul": lambda: product(x, x)}, repeats)["matmul"].seconds
 
 

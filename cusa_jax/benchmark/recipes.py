@@ -8,7 +8,7 @@ from flax import traverse_util
 
 from cusa_jax.benchmark import measure
 from cusa_jax.benchmark.measure import Row, Time
-from cusa_jax.benchmark.steps import VARIANTS, Plan, plan
+from cusa_jax.benchmark.steps import VARIANTS, Plan, compile_all, plan
 from cusa_jax.benchmark.synthetic import Sizes
 from cusa_jax.optim import SCALARS
 
@@ -32,7 +32,7 @@ def rows(config: Any, names: Sequence[str], sizes: Sizes, repeats: int) -> list[
     repeats: 0 compiles and counts only.
     """
     plans = {name: _plan(config, name, sizes) for name in names}
-    compiled = {name: planned.compile() for name, planned in plans.items()}
+    compiled = compile_all(plans)
     calls = {name: planned.start(compiled[name]) for name, planned in plans.items()} if repeats else {}
     times = measure.time_rounds(calls, repeats) if repeats else {}
     full = times.get(FULL, Time()).seconds

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -88,15 +89,15 @@ def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
     mesh = sharding.make_mesh(config.sharding.fsdp)
     check_loss(config)
     check_batch(config, mesh)
-    if off := [term for term in LOSSES[variant.losses] if not config.loss[term].weight]:
+    # The base may be another than the contrastive loss: SGRAF's is a hinge loss.
+    if off := [term for term in LOSSES[variant.losses] if term != BASE and not config.loss[term].weight]:
         raise InputError(
             f"config.loss.{off[0]}.weight is 0, and a step with it is to be measured; leave it as it is"
         )
-    family, preset = families.presets()[config.model.name]
-    sizes_of_model = families.edited(preset, config.model.sizes)
+    family, of_model = families.presets()[config.model.name][0], sizes_of(config)
     options = student_options(config)
-    student = families.make(family, sizes_of_model, options)
-    plain = families.make(family, sizes_of_model, dataclasses.replace(options, remat=False, attention="xla"))
+    student = families.make(family, of_model, options)
+    plain = families.make(family, of_model, dataclasses.replace(options, remat=False, attention="xla"))
     teachers, teacher_shapes = synthetic.teachers(config, variant.image, variant.text, sizes, mesh)
     recipe = make_recipe(config, student, teachers, np.full(1000, config.optim.lr), mesh)
     inputs = functools.partial(
@@ -110,10 +111,21 @@ def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
     return Plan(recipe, plain, (state, teacher_shapes, batch), inputs)
 
 
+def sizes_of(config: Any) -> Any:
+    """Those of the student that `config` names."""
+    return families.edited(families.presets()[config.model.name][1], config.model.sizes)
+
+
 def started(config: Any, name: str, sizes: Sizes) -> Callable[[], dict[str, jax.Array]]:
     """The step of one of VARIANTS, ready to be taken."""
     planned = plan(config, VARIANTS[name], sizes)
     return planned.start(planned.compile())
+
+
+def compile_all(plans: Mapping[str, Plan]) -> dict[str, Any]:
+    """Compiles side by side, on as many cores as there are."""
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(plans, pool.map(Plan.compile, plans.values()), strict=True))
 
 
 def _fresh_state(recipe: Recipe) -> TrainState:
@@ -126,7 +138,7 @@ def rows(config: Any, names: Sequence[str], sizes: Sizes, repeats: int, rate: fl
     rate: FLOP/s of one device's matmul. repeats: 0 compiles and counts only.
     """
     plans = {name: plan(config, VARIANTS[name], sizes) for name in names}
-    compiled = {name: planned.compile() for name, planned in plans.items()}
+    compiled = compile_all(plans)
     calls = {name: planned.start(compiled[name]) for name, planned in plans.items()} if repeats else {}
     times = measure.time_rounds(calls, repeats) if repeats else {}
     base = times.get(BASE, Time()).seconds
