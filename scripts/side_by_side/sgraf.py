@@ -85,7 +85,7 @@ def _ours(config: Any, tokens: np.ndarray) -> dict[str, Callable[[], Any]]:
     drawn = planned.inputs
 
     def inputs() -> Batch:
-        return drawn().replace(tokens=tokens.astype(np.int32))
+        return dataclasses.replace(drawn(), tokens=tokens.astype(np.int32))
 
     planned = dataclasses.replace(planned, inputs=inputs)
     variables, batch = jax.jit(student.init)(jax.random.key(0)), jax.jit(inputs)()
