@@ -1,4 +1,4 @@
-"""Measuring: time in alternating rounds, counted FLOPs, planned memory, the device's matmul rate."""
+"""Measuring: time in alternating rounds, planned memory, the device's matmul rate."""
 
 import dataclasses
 import math
@@ -24,17 +24,6 @@ class Time:
 
     seconds: float = math.nan
     spread: float = math.nan
-
-
-def flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """FLOPs that one call asks for over all devices, as XLA counts them before it optimises.
-
-    NaN where the function loops, as a GRU does: XLA counts the body of a loop once. arguments: arrays or
-    ShapeDtypeStructs.
-    """
-    lowered = jax.jit(function).lower(*arguments)
-    counted = lowered.cost_analysis()
-    return math.nan if not counted or "stablehlo.while" in lowered.as_text() else float(counted["flops"])
 
 
 def peak_mebibytes(compiled: Any) -> float:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cusa_jax import sharding
-from cusa_jax.benchmark import measure, synthetic
+from cusa_jax.benchmark import flops, measure, synthetic
 from cusa_jax.benchmark.losses import with_tile
 from cusa_jax.benchmark.measure import Row, Time
 from cusa_jax.benchmark.synthetic import Features, Sizes
@@ -48,7 +48,7 @@ class Plan:
     """A step in shapes alone: one too large for this machine can still be compiled and counted.
 
     shapes: of the arguments of `train_step`, state, teachers' parameters and batch. inputs: makes the batch.
-    plain_student: the same model without recomputation and fused kernels, which XLA's count of FLOPs does not see.
+    plain_student: the same model without recomputation, and without fused kernels, whose FLOPs no count sees.
     """
 
     recipe: Recipe
@@ -64,7 +64,7 @@ class Plan:
         plain = dataclasses.replace(
             self.recipe, micro_batches=1, student=self.plain_student, loss=with_tile(self.recipe.loss, 0)
         )
-        return measure.flops(functools.partial(train_step, recipe=plain), *self.shapes)
+        return flops.count(functools.partial(train_step, recipe=plain), *self.shapes)
 
     def start(self, compiled: Any) -> Callable[[], dict[str, jax.Array]]:
         """Makes state, teachers and batch, all random, and returns a function that takes a step."""
@@ -145,13 +145,13 @@ def rows(config: Any, names: Sequence[str], sizes: Sizes, repeats: int, rate: fl
     rows = []
     for name in names:
         time = times.get(name, Time())
-        flops = plans[name].flops()
+        work = plans[name].flops()
         rows.append({
             "model": config.model.name, "dtype": config.model.dtype, "batch": config.batch_size,
             "tokens": sizes.student_tokens, "step": name, "s": time.seconds, "± s": time.spread,
             "pairs/s": config.batch_size / time.seconds, f"× {BASE}": time.seconds / base,
-            "TFLOP": flops / 1e12, "TFLOP/s": flops / time.seconds / 1e12,
-            "of matmul rate": flops / time.seconds / (rate * jax.device_count()),
+            "TFLOP": work / 1e12, "TFLOP/s": work / time.seconds / 1e12,
+            "of matmul rate": work / time.seconds / (rate * jax.device_count()),
             "MiB a device": measure.peak_mebibytes(compiled[name]),
         })  # fmt: skip
     return rows

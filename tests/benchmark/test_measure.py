@@ -11,21 +11,35 @@ import pytest
 from cusa_jax.benchmark import measure
 
 
-def test_rounds_alternate_after_one_call_of_each_unmeasured():
-    calls = []
-    measure.time_rounds({name: functools.partial(calls.append, name) for name in "ab"}, repeats=2)
-    assert calls == ["a", "b", "a", "b", "a", "b"]
+class Clock:
+    """Time passes in calls alone, `seconds` in each that is made, the last for ever."""
+
+    def __init__(self, monkeypatch, *seconds):
+        self.now, self.seconds, self.calls = 0.0, list(seconds), []
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
+
+    def call(self, name="a"):
+        self.calls.append(name)
+        self.now += self.seconds.pop(0) if len(self.seconds) > 1 else self.seconds[0]
+
+
+def test_rounds_alternate_after_two_calls_of_each_unmeasured(monkeypatch):
+    clock = Clock(monkeypatch, 1)
+    measure.time_rounds({name: functools.partial(clock.call, name) for name in "ab"}, repeats=2)
+    assert "".join(clock.calls) == "aabb" + "abab"
+
+
+def test_a_round_of_a_fast_call_takes_many(monkeypatch):
+    clock = Clock(monkeypatch, 30, measure.ROUND_SECONDS / 4)
+    time = measure.time_rounds({"a": clock.call}, repeats=2)["a"]
+    assert len(clock.calls) == 2 + 2 * 4
+    assert time.seconds == pytest.approx(measure.ROUND_SECONDS / 4)
+    assert time.spread == pytest.approx(0)
 
 
 def test_median_and_spread(monkeypatch):
-    clock = iter([0, 1, 10, 14, 20, 22])  # three calls of 1, 4 and 2 seconds
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
-    assert measure.time_rounds({"a": lambda: None}, repeats=3)["a"] == measure.Time(2, 3)
-
-
-def test_flops_of_a_matmul():
-    x, y = jax.ShapeDtypeStruct((64, 128), jnp.float32), jax.ShapeDtypeStruct((128, 256), jnp.float32)
-    assert measure.flops(jnp.matmul, x, y) == 2 * 64 * 128 * 256
+    clock = Clock(monkeypatch, 9, 1, 1, 4, 2)
+    assert measure.time_rounds({"a": clock.call}, repeats=3)["a"] == measure.Time(2, 3)
 
 
 def test_planned_memory_counts_a_donated_argument_once():
