@@ -1,7 +1,7 @@
 """Tokenizers that come with weights, as a file, in a folder, or within a .safetensors of ours.
 
-A tokenizer.json is read by the `tokenizers` library alone: nothing that lies beside it is read, least of all run. The
-other kind is a vocabulary of words.
+A tokenizer.json is read by the `tokenizers` library alone: nothing that lies beside it is read, least of all run. A
+spiece.model is made into one. The other kind is a vocabulary of words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer as Backend
 
-from cusa_jax.data import vocabulary
+from cusa_jax.data import sentencepiece_file, vocabulary
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.inputs import Text
 
@@ -36,7 +36,7 @@ def find(source: str) -> Path:
             "vocabulary of words, that its weights were trained with"
         )
     path = Path(source).expanduser()
-    file = path / FILE if os.path.isdir(path) else path
+    file = (in_folder(path) or path / FILE) if os.path.isdir(path) else path
     if not os.path.isfile(file):
         raise InputError(
             f"{file}: no such tokenizer; it is a tokenizer.json or its folder, or a vocabulary of words"
@@ -44,13 +44,21 @@ def find(source: str) -> Path:
     return file
 
 
+def in_folder(folder: Path) -> Path | None:
+    """The tokenizer.json, or else the spiece.model, of a model's folder."""
+    files = (folder / name for name in (FILE, sentencepiece_file.FILE))
+    return next((file for file in files if os.path.isfile(file)), None)
+
+
 def content(source: str) -> bytes:
     """The bytes of a tokenizer.json or vocabulary, also from within a .safetensors. Errors: `find`."""
     file = find(source)
     try:
-        return _tensor(file) if file.suffix == ".safetensors" else file.read_bytes()
+        held = _tensor(file) if file.suffix == ".safetensors" else file.read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
+    is_sentencepiece = file.name == sentencepiece_file.FILE
+    return sentencepiece_file.as_tokenizer_json(held, file) if is_sentencepiece else held
 
 
 def from_file(source: str, text: Text) -> Tokenizer:
@@ -116,7 +124,14 @@ def _subwords(held: bytes, source: Path, text: Text) -> Tokenizer:
     backend.enable_truncation(text.length)
 
     def tokenize(texts: list[str]) -> tuple[np.ndarray, int]:
-        encodings = backend.encode_batch(texts)
+        try:
+            encodings = backend.encode_batch(texts)
+        except BaseException as error:  # a panic of the library is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InputError(
+                f"{source}: a damaged tokenizer, at which the library fails; get it again"
+            ) from error
         ids = np.full((len(texts), text.length), text.pad_id, np.int32)
         for row, encoding in zip(ids, encodings, strict=True):
             row[: len(encoding.ids)] = encoding.ids

@@ -99,7 +99,7 @@ def _read(source: Source) -> Weights:
         model="a SigLIP",
     )
     scalars = to_scalars(params.pop("logit_scale"), params.pop("logit_bias"))
-    tokenizer = str(folder) if (folder / tokenizer_file.FILE).is_file() else ""
+    tokenizer = str(folder) if tokenizer_file.in_folder(folder) else ""
     return Weights("siglip", sizes, {"params": params}, scalars=scalars, tokenizer=tokenizer)
 
 

@@ -89,6 +89,20 @@ def test_the_tokenizer_goes_where_the_weights_go(folder, tmp_path):
         assert ids[:, :4].tolist() == [[0, 1, text.pad_id, text.pad_id], [0, 2, 1, text.pad_id]]
 
 
+def test_a_folder_with_sentencepiece_alone_has_its_tokenizer(folder, tmp_path):
+    """As transformers 4 writes it; the copy has a tokenizer.json, which any program reads."""
+    shutil.copy(golden.FOLDER / "sentencepiece" / "unigram.model", folder / "spiece.model")
+    weights = read_weights(folder)
+    write_weights(tmp_path / "out", weights)
+    original, copy = (
+        tokenizer(read.student().inputs.text)(["a red dog runs"])
+        for read in (weights, read_weights(tmp_path / "out"))
+    )
+    np.testing.assert_array_equal(original[0], copy[0])
+    backend = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert backend.encode("A red dog runs.").tokens[:2] == ["▁a", "▁red"]
+
+
 def test_our_own_file_holds_it_too(tmp_path):
     stored = read_weights(FOLDER / "s2")
     write_weights(tmp_path / "own.safetensors", stored)
