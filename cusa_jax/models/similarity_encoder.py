@@ -16,8 +16,10 @@ from cusa_jax.models.affine import AffineParameters
 from cusa_jax.models.alignment import Captions, Filtration, GraphStep, Moments
 from cusa_jax.models.sgraf_sizes import SgrafSizes
 
-TILE_WORDS = 64  # words of captions that are compared with all images at once
-TILE_CAPTIONS = 8  # to which these words belong, at most: captions of data sets have more than eight words
+# How many words of captions are compared with all images at once, and to how many captions they belong, at most:
+# captions of data sets have more than eight words. Caches of a CPU hold no more; a GPU is faster with the large one.
+TILES = {"cpu": (64, 8)}
+LARGE_TILE = (256, 32)
 MOMENTUM = 0.1  # of SAF's batch norm
 
 
@@ -142,8 +144,8 @@ def over_tiles(
     tile: (regions [V, R, E], wholes [V, E], captions of a tile) -> (scores [V, K], moments [K]).
     """
     count, longest, width = texts.members.shape[1:]
-    words = max(TILE_WORDS, longest)
-    pack = functools.partial(packing.pack, longest=longest, words=words, slots=TILE_CAPTIONS)
+    words, slots = TILES.get(jax.default_backend(), LARGE_TILE)
+    pack = functools.partial(packing.pack, longest=longest, words=max(words, longest), slots=slots)
     tiles = jax.vmap(pack)(texts.lengths)
     take = jax.vmap(packing.take)
     captions = Captions(

@@ -92,8 +92,7 @@ def test_tiles_padding_and_remat_change_nothing(name, monkeypatch):
     image, tokens = batch()
     whole = pass_of(student, train=True)(variables, image, tokens)
     # All captions are in one tile, as wide as padding makes it; then each tile holds two or less.
-    monkeypatch.setattr(similarity_encoder, "TILE_CAPTIONS", 2)
-    monkeypatch.setattr(similarity_encoder, "TILE_WORDS", 10)
+    monkeypatch.setitem(similarity_encoder.TILES, "cpu", (10, 2))
     tiled = pass_of(make(name, remat=True)[0], train=True)(variables, image, np.pad(tokens, ((0, 0), (0, 3))))
     close(tiled, whole)
 
