@@ -45,6 +45,14 @@ def test_every_path_that_is_missing_is_named_at_once(tmp_path, nothing_is_built)
         assert f"config.{key}={path}" in str(raised.value)
 
 
+@pytest.mark.parametrize("views", [{"data.crop": 0.5}, {"data.flip": True}])
+def test_views_of_prepared_pixels_are_refused(views, tmp_path, monkeypatch, nothing_is_built):
+    monkeypatch.setattr(experiment, "is_prepared", lambda path: True)
+    told = "is prepared, its pixels are cropped for good; train on the original images"
+    with pytest.raises(InputError, match=told):
+        experiment.build(config(**{"data.path": str(tmp_path), **views}))
+
+
 def test_a_missing_split(tmp_path, nothing_is_built):
     (tmp_path / "train.json").write_text("[]")
     with pytest.raises(InputError, match="no captions of split 'val'"):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from cusa_jax.benchmark import inputs, losses, steps, synthetic
+from cusa_jax.benchmark import inputs, losses, recipes, steps, synthetic
 from cusa_jax.config import default_config, typed
 from cusa_jax.errors import InputError
 from cusa_jax.models import layers
@@ -56,6 +56,13 @@ def test_rows_that_are_only_planned():
     assert math.isnan(row["s"])
     assert row["TFLOP"] > 0
     assert row["MiB a device"] > 0
+
+
+def test_recipes_train_and_keep_what_they_say():
+    names = ["full", "image-frozen", "lora"]
+    full, frozen, lora = recipes.rows(config(), names, SIZES, repeats=0)
+    assert full["million trained"] > frozen["million trained"] > lora["million trained"] > 0
+    assert full["MiB a device"] > frozen["MiB a device"] > 0
 
 
 def test_dense_and_tiled_losses_agree():

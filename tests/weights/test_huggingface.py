@@ -19,9 +19,9 @@ from cusa_jax.models.student import Options
 from cusa_jax.weights.formats import load_model, read_weights, write_weights
 from cusa_jax.weights.hub import Weights
 
-TEXT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256,
+TEXT = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 192,
         "vocab_size": 99, "max_position_embeddings": 12, "eos_token_id": 98, "bos_token_id": 97}  # fmt: skip
-VISION = {"hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 512,
+VISION = {"hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 320,
           "image_size": 16, "patch_size": 8}  # fmt: skip
 TORCH_AXES = {"kernel": {2: (1, 0), 4: (3, 2, 0, 1)}}
 TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
