@@ -27,17 +27,31 @@ SPLITS = {
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Regions of M images in a file. repeated: how often each image is in it, 1 or 5."""
+    """Regions of M images in a file, row by row from byte `start` on. repeated: rows of each image, 1 or 5."""
 
     file: Path
+    start: int
+    dtype: np.dtype
     repeated: int
     images: int
     regions: int
     width: int
 
     def read(self, image: int) -> np.ndarray:
-        """float32 [R, D]. Raises InputError where they are not finite."""
-        regions = np.asarray(_open(self.file)[image * self.repeated], np.float32)
+        """float32 [R, D]. Raises InputError where they are not finite, or not in the file any more.
+
+        The header of the file is not parsed again: many threads read at once, and CPython 3.11's parser, by which numpy
+        reads headers, fails there now and then.
+        """
+        numbers = self.regions * self.width
+        offset = self.start + image * self.repeated * numbers * self.dtype.itemsize
+        try:
+            read = np.fromfile(self.file, self.dtype, numbers, offset=offset)
+        except OSError as error:
+            raise InputError(f"{self.file}: cannot be read ({error.strerror or error})") from error
+        if len(read) < numbers:
+            raise InputError(f"{self.file}: ends before image {image}; it was cut short since it was opened")
+        regions = read.astype(np.float32).reshape(self.regions, self.width)
         if not np.isfinite(regions).all():
             raise InputError(f"{self.file}: image {image} has features that are NaN or infinite")
         return regions
@@ -106,17 +120,17 @@ def _features(file: Path, captions_file: Path, captions: int) -> Features:
         raise InputError(
             f"{file}: {features.dtype} {features.shape}, and features are float [images, regions, width]"
         )
+    if not features.flags.c_contiguous:
+        raise InputError(f"{file}: is in Fortran's order; write it with numpy.ascontiguousarray")
     rows, regions, width = features.shape
-    if rows * CAPTIONS_PER_IMAGE == captions:
-        return Features(file, 1, rows, regions, width)
-    if rows == captions:
-        # Either one caption an image, or each image as often as it has captions.
-        repeated = CAPTIONS_PER_IMAGE if _is_repeated(features) else 1
-        return Features(file, repeated, rows // repeated, regions, width)
-    raise InputError(
-        f"{file}: {rows} images, but {captions_file} has {captions} captions; there are {CAPTIONS_PER_IMAGE} of each "
-        "image, or as many rows as captions"
-    )
+    # Where there is a row for each caption: either one caption an image, or each image as often as it has captions.
+    repeated = CAPTIONS_PER_IMAGE if rows == captions and _is_repeated(features) else 1
+    if captions not in (rows, rows * CAPTIONS_PER_IMAGE):
+        raise InputError(
+            f"{file}: {rows} images, but {captions_file} has {captions} captions; there are {CAPTIONS_PER_IMAGE} of "
+            "each image, or as many rows as captions"
+        )
+    return Features(file, features.offset, features.dtype, repeated, rows // repeated, regions, width)
 
 
 def _is_repeated(features: np.ndarray) -> bool:
@@ -129,7 +143,7 @@ def _is_repeated(features: np.ndarray) -> bool:
     )
 
 
-def _open(file: Path) -> np.ndarray:
+def _open(file: Path) -> np.memmap:
     """Mapped into memory. Raises InputError for what is no .npy file of numbers."""
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)

@@ -1,5 +1,6 @@
 """SCAN's folders of region features: numbers, regions once or five times, and what does not belong together."""
 
+import concurrent.futures
 import re
 
 import numpy as np
@@ -71,11 +72,27 @@ def test_splits_by_our_names(tmp_path):
     assert scan.split_name(tmp_path, "train") is None
 
 
-def test_nothing_but_what_is_asked_for_is_read(tmp_path, monkeypatch):
+def test_an_image_is_read_without_parsing_the_file_again(tmp_path, monkeypatch):
+    features = folder(tmp_path, features=np.arange(60, dtype=">f4").reshape(IMAGES, REGIONS, WIDTH))
+    split = scan.read_split(tmp_path, "train")
+    assert isinstance(scan._open(split.features.file), np.memmap)
+    monkeypatch.setattr(np, "load", None)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for image, read in enumerate(pool.map(split.features.read, range(IMAGES))):
+            np.testing.assert_array_equal(read, features[image])
+
+
+def test_a_file_that_changes_under_a_training(tmp_path):
     folder(tmp_path)
     split = scan.read_split(tmp_path, "train")
-    opened = scan._open(split.features.file)
-    assert isinstance(opened, np.memmap)
+    file = tmp_path / "train_ims.npy"
+    file.write_bytes(file.read_bytes()[:-8])
+    split.features.read(1)
+    with pytest.raises(InputError, match="ends before image 2"):
+        split.features.read(2)
+    file.unlink()
+    with pytest.raises(InputError, match=r"cannot be read \(No such file"):
+        split.features.read(0)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +103,7 @@ def test_nothing_but_what_is_asked_for_is_read(tmp_path, monkeypatch):
         ({"captions": ["a"] * 6 + [" "] + ["a"] * 8}, "line 7 is empty"),
         ({"features": np.zeros((3, 4), np.float32)}, r"float32 \(3, 4\), and features are"),
         ({"features": np.zeros((3, 4, 5), np.int32)}, "int32"),
+        ({"features": np.asfortranarray(np.ones((3, 4, 5), np.float32))}, "Fortran"),
         ({"features": np.array([None] * 3, object)}, "not a readable .npy file"),
         ({"ids": ["a", "b"]}, "2 ids, but there are 3 images"),
         ({"ids": ["a", "b", "a"]}, "two images have the id 'a'"),
