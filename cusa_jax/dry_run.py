@@ -19,7 +19,7 @@ from cusa_jax.keys import Config
 from cusa_jax.step import jitted
 from cusa_jax.teachers.bank_files import read_record
 from cusa_jax.teachers.features import SUFFIXES
-from cusa_jax.workdir import RESULTS, check_owner
+from cusa_jax.workdir import RESULTS, check_owner, more_epochs
 
 
 def describe(config: Config, workdir: Path) -> str:
@@ -29,8 +29,9 @@ def describe(config: Config, workdir: Path) -> str:
     Raises InputError for whatever a training in `workdir` would find wrong before its first step.
     """
     started = time.monotonic()
-    check_owner(workdir, dataclasses.asdict(config))
-    if (workdir / RESULTS).exists():
+    values = dataclasses.asdict(config)
+    check_owner(workdir, values)
+    if (workdir / RESULTS).exists() and not more_epochs(workdir, values):
         return f"finished: {workdir / RESULTS} holds the results, nothing would be trained"
     with _without_writing(config) as unwritten:
         run = build(unwritten)

@@ -53,14 +53,24 @@ def differences(theirs: Any, ours: Mapping[str, Any], where: Path) -> str:
     return "; ".join(said) + ("; …" if len(differing) > 4 else "")
 
 
+def more_epochs(workdir: Path, config: Mapping[str, Any]) -> int:
+    """How many epochs fewer than `config` the run in `workdir` was asked for: 0 where it is the same run.
+
+    Raises InputError where config.json cannot be read.
+    """
+    before = flat(from_values(read_json(workdir / CONFIG), workdir / CONFIG))[EPOCHS]
+    return flat(config)[EPOCHS] - before
+
+
 def reopen(workdir: Path, config: Mapping[str, Any]) -> bool:
     """Whether `config` asks a finished run for more epochs. Its results are then kept under another name.
 
     Every process calls it. Raises InputError where config.json cannot be read.
     """
-    before = flat(from_values(read_json(workdir / CONFIG), workdir / CONFIG))[EPOCHS]
-    if flat(config)[EPOCHS] == before:
+    more = more_epochs(workdir, config)
+    if not more:
         return False
+    before = flat(config)[EPOCHS] - more
     wait_for_all("every process has seen that the run goes on")
     if is_first():
         for name in (REPORT, RESULTS):

@@ -16,11 +16,11 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from absl import flags
 
 from cusa_jax.command import run
+from cusa_jax.compiled import keep_compiled
 from cusa_jax.controls import cells, neighbours, runs, table
 from cusa_jax.controls.cells import Cell
 from cusa_jax.controls.contrasts import Measured
@@ -29,6 +29,7 @@ from cusa_jax.errors import InputError
 from cusa_jax.evaluation.human import Judged, Rated, rated
 from cusa_jax.files import written_whole
 from cusa_jax.report import controls as report
+from cusa_jax.workdir import COMPILED
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/controls", "Folder with one folder for each run.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds to train every cell with.")
@@ -53,7 +54,7 @@ JUDGEMENTS = flags.DEFINE_string(
 def main(config, _config_name: str) -> None:
     workdir = Path(WORKDIR.value)
     # Seeds share programs.
-    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / "compiled"))
+    keep_compiled(workdir / COMPILED)
     recipes = dict(map(cells.read_recipe, RECIPES.value))
     chosen = list(dict.fromkeys(cells.read_cell(name, recipes) for name in CELLS.value))
     # What takes no time is found missing first.

@@ -148,6 +148,9 @@ def test_a_dry_run_finds_another_configuration_s_workdir_and_a_finished_run(tmp_
     write_json(tmp_path / "config.json", dataclasses.asdict(settings))
     write_json(tmp_path / "results.json", {})
     assert dry_run.describe(settings, tmp_path).startswith("finished: ")
+    longer = dataclasses.replace(settings.schedule, epochs=settings.schedule.epochs + 1)
+    with pytest.raises(InputError, match=r"none"):
+        dry_run.describe(dataclasses.replace(settings, schedule=longer), tmp_path)
 
 
 def words(path, count):
