@@ -91,6 +91,11 @@ def _on_every_device(mesh: Mesh) -> Any:
     return together(jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P())))
 
 
+def num_bytes(tree: Any) -> int:
+    """Of all arrays of a tree together, or of their shapes, on however many devices they lie."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def round_up(rows: int, devices: int) -> int:
     """The smallest number of rows >= `rows` that splits evenly over the devices."""
     return -(-rows // devices) * devices

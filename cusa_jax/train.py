@@ -23,6 +23,7 @@ from cusa_jax.errors import Diverged, InputError
 from cusa_jax.evaluation.retrieval import Evaluator
 from cusa_jax.experiment import Experiment, build
 from cusa_jax.files import written_whole
+from cusa_jax.host_memory import give_back_of
 from cusa_jax.keys import Config
 from cusa_jax.models import families
 from cusa_jax.runlog import RunLog
@@ -64,6 +65,7 @@ def train(config: Config, workdir: Path) -> Trained | Stopped:
     values = dataclasses.asdict(config)
     check_owner(workdir, values)
     run = build(config)
+    give_back_of(sharding.num_bytes(run.abstract_state))
     student = run.recipe.student
     described = {"config": values, **families.describe(student.family, student.sizes)}
     with (

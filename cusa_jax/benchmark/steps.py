@@ -17,6 +17,7 @@ from cusa_jax.benchmark.synthetic import Features, Sizes
 from cusa_jax.config import LOSSES, check_loss, typed, with_argument
 from cusa_jax.errors import InputError
 from cusa_jax.experiment import check_batch, make_recipe, student_options
+from cusa_jax.host_memory import give_back_of
 from cusa_jax.models import families
 from cusa_jax.models.student import Student
 from cusa_jax.step import Recipe, init_state, jitted, train_step
@@ -104,6 +105,7 @@ def plan(config: Any, variant: Variant, sizes: Sizes) -> Plan:
         synthetic.batch, config.batch_size, student.inputs, sizes, variant.image, variant.text
     )
     state = sharding.abstract_params(jax.eval_shape(functools.partial(_fresh_state, recipe)), mesh)
+    give_back_of(sharding.num_bytes(state))
     split = sharding.batch_sharding(mesh)
     batch = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), jax.eval_shape(inputs)

@@ -37,14 +37,15 @@ class Plot:
 
 
 def training_curves(workdir: Path) -> list[Plot]:
-    """Loss terms, temperatures and biases, gradient and learning rate over the steps of a run, as it logged them."""
+    """Loss terms, gradient and learning rate over the steps of a run, as logged, and what is trained of scalars."""
     lines = read_metrics(workdir, "train")
     panels = [("Loss, weighted sum", {"loss": "loss"})]
     panels += [(loss_title(key), {term(key): key}) for key in logged(lines, _LOSS)]
     for prefix, word in _SCALARS.items():
         of_terms: dict[str, dict[str, str]] = {}
         for key in logged(lines, prefix):
-            of_terms.setdefault(term(key).split()[0], {})[term(key)] = key
+            if _moves(lines, key):
+                of_terms.setdefault(term(key).split()[0], {})[term(key)] = key
         panels += [
             (f"{word}{'s' * (len(scalars) > 1)} of the {name} loss", scalars)
             for name, scalars in of_terms.items()
@@ -76,6 +77,11 @@ def validation_curves(workdir: Path) -> list[Plot]:
 def logged(lines: Lines, prefix: str) -> list[str]:
     """The keys of metrics.jsonl that begin so, in the order of their first appearance."""
     return list(dict.fromkeys(key for line in lines for key in line if key.startswith(prefix)))
+
+
+def _moves(lines: Lines, key: str) -> bool:
+    """Whether there is anything to see: a scalar that is not trained is a straight line."""
+    return len({line[key] for line in lines if key in line}) > 1
 
 
 def term(key: str) -> str:
