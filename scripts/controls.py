@@ -76,10 +76,11 @@ def main(config, _config_name: str) -> None:
     with written_whole(workdir / "controls.txt") as fresh:
         fresh.write_text(text + "\n", "utf-8")
     print(text)
-    report.effects(measured, workdir / "controls.png")
+    drawn = report.effects(measured, workdir / "controls.png")
     captions = [split.table.captions[row] for row in np.asarray(scored[0].captions).tolist()]
     moved, pairs = _parted(ratings, captions)
-    report.write(workdir / "controls.html", text, workdir / "controls.png", pairs, moved)
+    picture = workdir / "controls.png" if drawn else None
+    report.write(workdir / "controls.html", text, picture, pairs, moved)
     print(f"report: {workdir / 'controls.html'}")
 
 

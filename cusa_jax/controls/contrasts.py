@@ -72,7 +72,10 @@ class Contrast:
 
 
 def contrasts(table: Table) -> list[Contrast]:
-    """Every cell against its baseline, and teachers that know against those that do not, metric by metric."""
+    """Every cell against its baseline, and teachers that know against those that do not, metric by metric.
+
+    A recipe that has no teachers in any cell, such as one that freezes a part, is compared with the plain baseline.
+    """
     metrics = next(iter(table.values())).metrics
     return [_contrast(table, pair, metric) for metric in metrics for pair in _pairs(table)]
 
@@ -116,6 +119,7 @@ def _contrast(table: Table, pair: tuple[Cell, Cell], metric: str) -> Contrast:
 
 def _pairs(table: Table) -> list[tuple[Cell, Cell]]:
     """(first, second)."""
+    with_teachers = {cell.recipe for cell in table if cell.teachers}
     against_baseline = [(_baseline(cell, table), cell) for cell in table if cell.teachers]
     against_controls = [
         (dataclasses.replace(cell, teachers=control), cell)
@@ -126,7 +130,7 @@ def _pairs(table: Table) -> list[tuple[Cell, Cell]]:
     between_recipes = [
         (dataclasses.replace(cell, recipe=""), cell)
         for cell in table
-        if cell.recipe and _baseline(cell, table) == BASELINE
+        if cell.recipe and (_baseline(cell, table) == BASELINE or cell.recipe not in with_teachers)
     ]
     return [pair for pair in against_baseline + against_controls + between_recipes if pair[0] in table]
 

@@ -60,7 +60,8 @@ def result_folders(out: Path, groups: Sequence[Sequence[str]]) -> list[Path]:
 
     Raises InputError where the results of other models are there: nothing is overwritten unseen.
     """
-    stems = [Path(group[0]).stem for group in groups]
+    # A run of controls.py is named after recipe and cell, with a dot between them.
+    stems = [path.stem if path.is_file() else path.name for path in (Path(group[0]) for group in groups)]
     names = [stem if stems.count(stem) == 1 else f"{stem}-{n}" for n, stem in enumerate(stems, start=1)]
     folders = [out] if len(groups) == 1 else [out / name for name in names]
     for folder, models in zip(folders, groups, strict=True):

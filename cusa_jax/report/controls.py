@@ -36,9 +36,14 @@ class Parted:
     after: float
 
 
-def effects(table: Table, picture: Path) -> None:
-    """Every cell less its baseline with the interval over seeds, a panel a metric; teachers side by side, by colour."""
+def effects(table: Table, picture: Path) -> bool:
+    """Every cell less its baseline with the interval over seeds, a panel a metric; teachers side by side, by colour.
+
+    Returns whether there is anything to compare; without, no picture is drawn.
+    """
     found = [contrast for contrast in contrasts(table) if contrast.first.loss == BASELINE.loss]
+    if not found:
+        return False
     rows = list(dict.fromkeys(_row(contrast.second) for contrast in found))
     metrics = list(dict.fromkeys(contrast.metric for contrast in found))
     size = (1.6 + 2.9 * len(metrics), 1.0 + 0.62 * len(rows))
@@ -46,9 +51,9 @@ def effects(table: Table, picture: Path) -> None:
         1, len(metrics), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
     for axis, metric in zip(axes[0], metrics, strict=True):
-        for number, teachers in enumerate(TEACHERS):
+        for number, (teachers, offset) in enumerate(_OFFSETS.items()):
             own = [c for c in found if c.metric == metric and c.second.teachers == teachers]
-            _draw(axis, own, [rows.index(_row(c.second)) + 0.2 * (number - 1) for c in own], number, teachers)
+            _draw(axis, own, [rows.index(_row(c.second)) + offset for c in own], number, teachers or "none")
         axis.axvline(0, color="black", linewidth=0.9)
         axis.set_title(described(metric, HUMAN.metrics).label, fontsize=10)
         axis.set_xlabel("difference to the baseline, points", fontsize=9)
@@ -62,6 +67,7 @@ def effects(table: Table, picture: Path) -> None:
     )
     figure.savefig(picture, dpi=150)
     plt.close(figure)
+    return True
 
 
 def parted(
@@ -96,14 +102,16 @@ def parted(
     return {"up": shown(order[::-1]), "down": shown(order)}
 
 
-def write(file: Path, text: str, picture: Path, pairs: Mapping[str, list[Parted]], cell: Cell | None) -> Path:
+def write(
+    file: Path, text: str, picture: Path | None, pairs: Mapping[str, list[Parted]], cell: Cell | None
+) -> Path:
     """controls.html: the picture, the table and the gallery in one file. cell: whose pairs they are."""
     images = ImageFiles([pair.photo for way in pairs.values() for pair in way])
     return page.write(
         file,
         "controls.html.j2",
         text=text,
-        picture=picture.read_bytes(),
+        picture=picture.read_bytes() if picture else b"",
         pairs=pairs,
         images=images,
         cell=str(cell or ""),
@@ -111,6 +119,8 @@ def write(file: Path, text: str, picture: Path, pairs: Mapping[str, list[Parted]
 
 
 _LEGEND = "teachers (95 % interval over seeds)"
+# In rows; recipes without teachers have a row of their own.
+_OFFSETS = dict(zip(TEACHERS, (-0.2, 0.0, 0.2), strict=True)) | {"": 0.0}
 
 
 def _row(cell: Cell) -> str:

@@ -49,7 +49,12 @@ def test_intervals_are_paired_by_seed_and_by_image():
 
 def test_recipes_are_compared_with_their_own_baseline_or_the_plain_one_and_the_plain_cell():
     cells = [BASELINE, CUSA, Cell("cusa", "shuffled")]
-    cells += [Cell("cusa", "trained", "sharp"), Cell("cusa", "trained", "b"), Cell(recipe="b")]
+    cells += [
+        Cell("cusa", "trained", "sharp"),
+        Cell("cusa", "trained", "b"),
+        Cell(recipe="b"),
+        Cell(recipe="frozen"),
+    ]
     found = {str(contrast) for contrast in contrasts({cell: measured([[1, 2], [2, 3]]) for cell in cells})}
     assert found == {
         "cusa-trained − baseline",
@@ -58,6 +63,7 @@ def test_recipes_are_compared_with_their_own_baseline_or_the_plain_one_and_the_p
         "b.cusa-trained − b.baseline",
         "cusa-trained − cusa-shuffled",
         "sharp.cusa-trained − cusa-trained",
+        "frozen.baseline − baseline",
     }
 
 

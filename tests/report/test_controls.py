@@ -50,7 +50,7 @@ def test_effects_and_page(tmp_path):
         for cell in cells
     }
     picture = tmp_path / "effects.png"
-    controls.effects(table, picture)
+    assert controls.effects(table | {Cell(recipe="frozen"): table[CUSA]}, picture)
     with Image.open(picture) as image:
         assert min(image.size) > 200
     Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
@@ -61,3 +61,13 @@ def test_effects_and_page(tmp_path):
     assert "a &lt;b&gt; dog" in html
     assert "experts 3.5" in html
     assert "20 % → 80 %" in html
+    assert "<img" in html
+
+
+def test_one_cell_alone_is_compared_with_nothing(tmp_path):
+    table = {BASELINE: Measured([Result("image", (9,), {"r_mean": percent(np.ones(9))})])}
+    assert not controls.effects(table, tmp_path / "effects.png")
+    html = controls.write(tmp_path / "page.html", "TABLE", None, {}, None).read_text()
+    assert "TABLE" in html
+    assert "<img" not in html
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]

@@ -74,8 +74,9 @@ def workdir(tmp_path):
             "split": "train",
             "loss": 1 / n,
             "loss_csa": 2 / n,
-            "tau_contrastive": 0.05,
-            "tau_usa_text": 0.4,
+            "tau_contrastive": 0.05 / n,
+            "tau_usa_text": 0.4 / n,
+            "tau_csa_image": 0.1,
         }
         for n in (1, 2, 3, 4)
     ]
@@ -148,6 +149,8 @@ def test_a_report_holds_everything_and_orders_answers_by_score(workdir, scored, 
         assert heading.replace(" :", ":") in text
     # The run logged a temperature of this term, and not the term.
     assert text.count("USA loss") == 1
+    # It was not trained.
+    assert "of the CSA loss" not in text
     assert "The paper has no figures" in text
 
 
