@@ -18,7 +18,7 @@ from cusa_jax.runlog import INTERVALS, RunLog, read_results
 from cusa_jax.train import Stopped, Trained, train
 from cusa_jax.types import Params
 from cusa_jax.weights.formats import load_model
-from cusa_jax.workdir import CONFIG, REPORT, RESULTS, check_owner, claimed, reopen
+from cusa_jax.workdir import CONFIG, REPORT, RESULTS, check_owner, claimed, more_epochs
 
 
 def run(config: Any, workdir: Path) -> dict[str, float] | None:
@@ -31,7 +31,7 @@ def run(config: Any, workdir: Path) -> dict[str, float] | None:
     settings = validate(config)
     if (workdir / RESULTS).exists():
         check_owner(workdir, dataclasses.asdict(settings))
-        if not reopen(workdir, dataclasses.asdict(settings)):
+        if not more_epochs(workdir, dataclasses.asdict(settings)):
             return _finished(workdir)
     outcome = train(settings, workdir)
     return None if isinstance(outcome, Stopped) else finish(outcome, workdir)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cusa_jax.config import flat, from_values
-from cusa_jax.distributed import is_first, wait_for_all
+from cusa_jax.distributed import from_first, is_first, wait_for_all
 from cusa_jax.errors import Diverged, InputError
 from cusa_jax.files import write_refusal
 from cusa_jax.jsonfile import read_json, write_json
@@ -33,12 +33,19 @@ def check_owner(workdir: Path, config: Mapping[str, Any]) -> None:
     config: the settings as nested mappings.
     """
     check_free(workdir / LOCK, str(workdir))
+    if refusal := _of_another(workdir, config):
+        raise InputError(refusal)
+
+
+def _of_another(workdir: Path, config: Mapping[str, Any]) -> str:
+    """Why `config` may not train in `workdir`, or ''."""
     path = workdir / CONFIG
     if path.exists() and (differing := differences(read_json(path), config, path)):
-        raise InputError(
+        return (
             f"{workdir} belongs to another configuration ({differing}); choose another --workdir, or delete it to "
             "start over"
         )
+    return ""
 
 
 def differences(theirs: Any, ours: Mapping[str, Any], where: Path) -> str:
@@ -62,43 +69,40 @@ def more_epochs(workdir: Path, config: Mapping[str, Any]) -> int:
     return flat(config)[EPOCHS] - before
 
 
-def reopen(workdir: Path, config: Mapping[str, Any]) -> bool:
-    """Whether `config` asks a finished run for more epochs. Its results are then kept under another name.
-
-    Every process calls it. Raises InputError where config.json cannot be read.
-    """
-    more = more_epochs(workdir, config)
-    if not more:
-        return False
-    before = flat(config)[EPOCHS] - more
-    wait_for_all("every process has seen that the run goes on")
-    if is_first():
-        for name in (REPORT, RESULTS):
-            if (path := workdir / name).exists():
-                path.rename(path.with_stem(f"{path.stem}_of_{before}_epochs"))
-    wait_for_all("the results of fewer epochs are set aside")
-    return True
-
-
 @contextlib.contextmanager
 def claimed(workdir: Path, config: Mapping[str, Any]) -> Iterator[None]:
     """Makes `workdir` this configuration's, and keeps other trainings out of it for as long as the context lasts.
 
-    Raises InputError where another training is in it, where it cannot be written to, and where, later on, the disk
-    takes no more or the folder is gone.
+    The results of a run that is asked for more epochs are kept under another name.
+
+    Raises InputError where another training is in it, where it is another configuration's or cannot be written to,
+    and where, later on, the disk takes no more or the folder is gone.
     """
     wait_for_all("every process has compared configurations")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_write_errors(workdir))
         stack.enter_context(held(workdir / LOCK, str(workdir)))
+        # Another training may have come and gone since `check_owner` looked.
+        if refusal := from_first(lambda: _of_another(workdir, config)):
+            raise InputError(refusal)
         if is_first():
             try:
+                _set_results_aside(workdir, config)
                 write_json(workdir / CONFIG, config)
             except OSError as error:
                 raise InputError(f"--workdir={workdir}: {error.strerror}") from error
         # Orbax begins with a collective.
         wait_for_all("the folder is claimed")
         yield
+
+
+def _set_results_aside(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Renames what a finished run of fewer epochs ended with."""
+    if not (workdir / RESULTS).exists() or not (more := more_epochs(workdir, config)):
+        return
+    for name in (REPORT, RESULTS):
+        if (path := workdir / name).exists():
+            path.rename(path.with_stem(f"{path.stem}_of_{flat(config)[EPOCHS] - more}_epochs"))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from cusa_jax import workdir
+from cusa_jax import finish, workdir
 from cusa_jax.config import default_config
 from cusa_jax.errors import InputError
 
@@ -39,18 +39,30 @@ def test_another_configuration_is_refused_and_leaves_the_folder_alone(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_configuration_that_came_after_the_first_look_is_not_overwritten(tmp_path):
+    ours, theirs = default_config(), default_config()
+    theirs.seed = 1
+    workdir.check_owner(tmp_path, ours.to_dict())
+    claim(tmp_path, theirs)
+    with pytest.raises(InputError, match=r"another configuration \(seed 1 -> 23\)"):
+        claim(tmp_path, ours)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
 def test_a_run_may_be_asked_for_more_epochs_and_not_for_fewer(tmp_path):
     config = default_config()
     config.schedule.epochs = 3
     claim(tmp_path, config)
     (tmp_path / "results.json").write_text("{}")
-    assert not workdir.reopen(tmp_path, config.to_dict())
+    claim(tmp_path, config)
+    assert (tmp_path / "results.json").exists()
     config.schedule.epochs = 5
     workdir.check_owner(tmp_path, config.to_dict())
-    assert workdir.reopen(tmp_path, config.to_dict())
+    # What is refused before the folder is claimed leaves it as it was.
+    assert (tmp_path / "results.json").exists()
+    claim(tmp_path, config)
     assert not (tmp_path / "results.json").exists()
     assert (tmp_path / "results_of_3_epochs.json").read_text() == "{}"
-    claim(tmp_path, config)
     config.schedule.epochs = 4
     with pytest.raises(InputError, match=r"another configuration \(schedule\.epochs 5 -> 4\)"):
         workdir.check_owner(tmp_path, config.to_dict())
@@ -144,3 +156,14 @@ def test_bugs_while_training_keep_their_traceback(tmp_path):
         _ = 1 / 0
     with pytest.raises(FileNotFoundError), training(tmp_path):
         (tmp_path / "none").open()
+
+
+def test_a_refused_request_for_more_epochs_leaves_the_run_finished(tmp_path):
+    config = default_config()
+    config.data.path = config.teacher.image = config.teacher.text = str(tmp_path / "nothing")
+    claim(tmp_path / "run", config)
+    (tmp_path / "run" / "results.json").write_text("{}")
+    config.schedule.epochs += 1
+    with pytest.raises(InputError, match="nothing"):
+        finish.run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "results.json").is_file()

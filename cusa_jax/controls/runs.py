@@ -21,7 +21,7 @@ from cusa_jax.evaluation.scores import InnerProducts, Matrix, Scores
 from cusa_jax.experiment import read_split
 from cusa_jax.files import written_whole
 from cusa_jax.weights.formats import load_model
-from cusa_jax.workdir import RESULTS, check_owner, reopen
+from cusa_jax.workdir import RESULTS, check_owner, more_epochs
 
 
 def run(
@@ -42,14 +42,13 @@ def run(
     trained, start = 0, time.monotonic()
     for number, (seed, cell) in enumerate(todo, start=1):
         folder, own = run_folder(workdir, cell, seed), cell_config(config, cell, seed, recipes)
-        if (folder / _scores_file(split)).is_file():
-            check_owner(folder, own.to_dict())
-            if not reopen(folder, own.to_dict()):
-                continue
+        finished = _is_finished(own, folder)
+        if finished and _has_scores(own, folder, split):
+            continue
         elapsed = time.monotonic() - start
         left = f", {elapsed / trained * (len(todo) - number + 1) / 60:.0f} min left" if trained else ""
         print(f"--- run {number} of {len(todo)}: {cell}, seed {seed}{left}", flush=True)
-        if not (folder / RESULTS).is_file() and not _trained(own, folder):
+        if not finished and finish.run(own, folder) is None:
             return False
         _keep_scores(own, folder, split)
         trained += 1
@@ -58,11 +57,21 @@ def run(
     return True
 
 
-def _trained(config: ConfigDict, folder: Path) -> bool:
-    """Whether it came to its end."""
-    for stale in folder.glob(_scores_file("*")):
-        stale.unlink()
-    return finish.run(config, folder) is not None
+def _is_finished(config: ConfigDict, folder: Path) -> bool:
+    """Whether the run in `folder` ended with as many epochs as `config` has."""
+    if not (folder / RESULTS).is_file():
+        return False
+    check_owner(folder, config.to_dict())
+    return not more_epochs(folder, config.to_dict())
+
+
+def _has_scores(config: ConfigDict, folder: Path, split: str) -> bool:
+    """Whether a finished run's scores are kept, and are not those of fewer epochs."""
+    file = folder / _scores_file(split)
+    if not file.is_file():
+        return False
+    with np.load(file, allow_pickle=False) as arrays:
+        return "epochs" in arrays and int(arrays["epochs"]) == config.schedule.epochs
 
 
 def run_folder(workdir: Path, cell: Cell, seed: int) -> Path:
@@ -97,7 +106,8 @@ def _keep_scores(config: ConfigDict, folder: Path, name: str) -> None:
     scored = evaluator.score(sharding.put_params(variables, mesh), split)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     with written_whole(folder / _scores_file(name)) as fresh, fresh.open("wb") as file:
-        np.savez(file, images=scored.images, captions=scored.captions, **_arrays(scored.scores))
+        about = {"epochs": config.schedule.epochs, "images": scored.images, "captions": scored.captions}
+        np.savez(file, **about, **_arrays(scored.scores))
 
 
 def _arrays(scores: Scores) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The controls: which runs they make, under which settings, and when they repeat them."""
 
+import numpy as np
 import pytest
 
 from cusa_jax.config import default_config
@@ -83,9 +84,9 @@ def test_finished_runs_are_not_repeated_and_a_stop_stops(config, tmp_path, monke
         (folder / "results.json").write_text("{}")
         return {}
 
-    def keep(_config, folder, split):
+    def keep(config, folder, split):
         kept.append((folder.name, split))
-        (folder / f"{split}_embeddings.npz").touch()
+        np.savez(folder / f"{split}_embeddings.npz", epochs=config.schedule.epochs)
 
     monkeypatch.setattr(runs.finish, "run", train)
     monkeypatch.setattr(runs, "_keep_scores", keep)
@@ -106,10 +107,15 @@ def test_finished_runs_are_not_repeated_and_a_stop_stops(config, tmp_path, monke
     lr, config.optim.lr = config.optim.lr, 3e-4
     with pytest.raises(InputError, match=r"baseline-0 belongs to another configuration \(optim\.lr"):
         runs.run(config, (0,), tmp_path, cells, split="val")
-    # More epochs make it go on, and leave no scores of fewer.
+    # More epochs make it go on, which a refusal does not undo.
     config.optim.lr = lr
     config.schedule.epochs += 1
     monkeypatch.setattr(runs.finish, "run", lambda _config, folder: asked.append(folder.name))
     assert not runs.run(config, (0,), tmp_path, cells, split="val")
     assert asked == ["baseline-0"]
-    assert not list((tmp_path / "baseline-0").glob("*.npz"))
+    assert (tmp_path / "baseline-0" / "results.json").is_file()
+    # It ended, and was killed before its scores were written: those of fewer epochs are not taken for its.
+    kept.clear()
+    write_json(tmp_path / "baseline-0" / "config.json", cell_config(config, BASELINE, 0).to_dict())
+    assert runs.run(config, (0,), tmp_path, (BASELINE,), split="val")
+    assert kept == [("baseline-0", "val")]
