@@ -81,4 +81,4 @@ def upload(folder: Path, name: str) -> str:
     except Exception as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"--push={name}: {folder} was written, but not uploaded ({reason})") from error
-    return f"https://huggingface.co/{name}"
+    return f"{api.endpoint}/{name}"

@@ -1,8 +1,12 @@
 """Ids of the Hugging Face Hub, against a cache that the library itself reads; nothing is asked of a network."""
 
 import json
+import os
+import subprocess
+import sys
 from fnmatch import fnmatch
 
+import hub
 import huggingface_hub
 import jax
 import numpy as np
@@ -112,25 +116,32 @@ def test_a_training_starts_from_an_id(cache):
     assert float(variables["params"]["text"]["projection"][0, 0]) == 2.0
 
 
-def test_a_folder_is_uploaded_whole_or_the_reason_is_told(tmp_path, monkeypatch):
-    done = []
+def test_a_model_goes_to_the_hub_and_comes_back(tmp_path):
+    write_clip(tmp_path / "in", 3.0)
+    with hub.serving() as (address, files):
+        # The library reads where the Hub is when it is imported.
+        env = os.environ | {"HF_ENDPOINT": address, "HF_TOKEN": "hf_x", "HF_HOME": str(tmp_path / "home")}
 
+        def convert(*arguments):
+            command = [sys.executable, "scripts/convert.py", *arguments]
+            return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+        assert f"pushed to {address}/someone/model" in convert(
+            tmp_path / "in", tmp_path / "out", "--push=someone/model"
+        )
+        assert files == {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+        convert("someone/model@main", tmp_path / "back.safetensors")
+    assert number(read_weights(tmp_path / "back.safetensors")) == 3.0
+
+
+def test_why_a_folder_was_not_uploaded_is_told(tmp_path, monkeypatch):
     class Api:
         def create_repo(self, name, *, exist_ok):
-            if name == "someone/else":
-                raise OSError("403 Forbidden\nmore")
-            done.append(name)
-
-        def upload_folder(self, *, repo_id, folder_path):
-            done.append((repo_id, folder_path))
+            raise OSError("403 Forbidden\nmore")
 
     monkeypatch.setattr("cusa_jax.hugging_face.HfApi", Api)
-    assert upload(tmp_path, "someone/model") == "https://huggingface.co/someone/model"
-    assert done == ["someone/model", ("someone/model", str(tmp_path))]
-    with pytest.raises(
-        InputError, match=r"--push=someone/else: .* was written, but not uploaded \(403 Forbidden\)"
-    ):
-        upload(tmp_path, "someone/else")
+    with pytest.raises(InputError, match=r"--push=a/b: .* was written, but not uploaded \(403 Forbidden\)"):
+        upload(tmp_path, "a/b")
 
 
 def test_a_folder_here_comes_first(cache, tmp_path):
