@@ -6,6 +6,7 @@ python scripts/bench.py --config=configs/flickr.py --against=CHECKOUT --step=cus
 python scripts/bench.py --config=configs/f30k_sgraf.py --against=SGRAF_CHECKOUT --model=saf  # beside SGRAF's own code
 python scripts/bench.py --config=configs/flickr.py --table=recipes [--recipe=full --recipe=lora …]  # beside each other
 python scripts/bench.py --config=configs/demo.py --table=input               # on the configuration's own data
+python scripts/bench.py --config=configs/demo.py --table=start               # from the command to the first step
 python scripts/bench.py --config=configs/flickr.py --table=search            # [--photos=100000 …] [--repeats=1]
 
 Variants run in alternating rounds; a figure is the median, beside it the spread (slowest minus fastest). Memory is
@@ -23,14 +24,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from cusa_jax.benchmark import inputs, losses, measure, recipes, search, steps, synthetic
+from cusa_jax.benchmark import inputs, losses, measure, recipes, search, starts, steps, synthetic
 from cusa_jax.benchmark.measure import Row
 from cusa_jax.command import run
 from cusa_jax.config import typed, with_argument
 from cusa_jax.errors import InputError
 from cusa_jax.models import families
 
-TABLES = ("step", "recipes", "losses", "input", "search")
+TABLES = ("step", "recipes", "losses", "input", "start", "search")
 TABLE = flags.DEFINE_multi_enum(
     "table", ["step", "losses"], TABLES, "What to measure; may be repeated, as others."
 )
@@ -80,13 +81,14 @@ def main(config: Any, _config_name: str) -> None:
         "recipes": recipe_rows,
         "losses": losses_rows,
         "input": input_rows,
+        "start": start_rows,
         "search": search_rows,
         "against": against_rows,
     }
     typed(config)
     tables: dict[str, list[Row]] = {}
     for name in ["against"] if AGAINST.value else TABLE.value:
-        if name in ("input", "search", "against") and not REPEATS.value:
+        if name in ("input", "start", "search", "against") and not REPEATS.value:
             raise InputError(
                 f"--repeats=0 plans and counts, and there is nothing to plan in the {name} table"
             )
@@ -123,6 +125,10 @@ def losses_rows(config: Any) -> Iterator[list[Row]]:
 
 def input_rows(config: Any) -> Iterator[list[Row]]:
     yield inputs.rows(config, BATCHES.value, REPEATS.value)
+
+
+def start_rows(config: Any) -> Iterator[list[Row]]:
+    yield starts.rows(config, REPEATS.value)
 
 
 def search_rows(config: Any) -> Iterator[list[Row]]:

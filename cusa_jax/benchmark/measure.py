@@ -48,7 +48,11 @@ def time_rounds(variants: Mapping[str, Callable[[], Any]], repeats: int) -> dict
     for _ in range(repeats):
         for name, call in variants.items():
             seconds[name].append(_seconds(call, calls[name]))
-    return {name: Time(statistics.median(some), max(some) - min(some)) for name, some in seconds.items()}
+    return {name: middle(some) for name, some in seconds.items()}
+
+
+def middle(seconds: Sequence[float]) -> Time:
+    return Time(statistics.median(seconds), max(seconds) - min(seconds))
 
 
 def _seconds(call: Callable[[], Any], times: int) -> float:
