@@ -1,4 +1,4 @@
-"""How long a training takes from its command to its first logged step: the command itself, on a configuration's data."""
+"""How long a training takes from its command to its first logged step, on the data of a configuration."""
 
 import json
 import os
@@ -30,26 +30,28 @@ def rows(config: Any, repeats: int) -> list[Row]:
     first: nothing is compiled, and the model is validated before its first step. again: the same command. again, not
     kept: the same with --config.compiled=false. imports: what a training imports, without any of it being run.
     """
-    build(validate(config))  # what the configuration's data need is made before anything is timed
-    seconds: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            preset, workdir = Path(folder, "preset.py"), Path(folder, "run")
-            preset.write_text(_CONFIG.format(values=json.dumps(config.to_dict())))
-            command = ["train", f"--config={preset}", f"--workdir={workdir}", "--config.log.every_steps=1"]
-            for name, call in {
-                "imports": lambda: _to_end(["-c", "import cusa_jax.finish"]),
-                "first": lambda: _to_step(command),
-                "again": lambda: _to_step(command),
-                "again, not kept": lambda: _to_step([*command, "--config.compiled=false"]),
-            }.items():
-                seconds.setdefault(name, []).append(call())
-    times = {name: middle(some) for name, some in seconds.items()}
+    # What the configuration's data need is made before anything is timed.
+    build(validate(config))
+    rounds = [_round(config) for _ in range(repeats)]
+    times = {name: middle([one[name] for one in rounds]) for name in rounds[0]}
     slowest = times["again, not kept"].seconds
     return [
         {"start": name, "s": time.seconds, "± s": time.spread, "× not kept": time.seconds / slowest}
         for name, time in times.items()
     ]
+
+
+def _round(config: Any) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        preset, workdir = Path(folder, "preset.py"), Path(folder, "run")
+        preset.write_text(_CONFIG.format(values=json.dumps(config.to_dict())))
+        train = ["train", f"--config={preset}", f"--workdir={workdir}", "--config.log.every_steps=1"]
+        return {
+            "imports": _to_end(["-c", "import cusa_jax.finish"]),
+            "first": _to_step(train),
+            "again": _to_step(train),
+            "again, not kept": _to_step([*train, "--config.compiled=false"]),
+        }
 
 
 def _to_end(arguments: list[str]) -> float:
