@@ -43,6 +43,7 @@ evidence: $(READY)
 	for model in saf sgr; do $(RUN) scripts/controls.py --config=configs/flickr8k.py:model=$$model $(TEACHER) --workdir=$(EVIDENCE)/$$model $(FEWER) \
 		--config.data.train_images=1500 --config.data.val_images=200 --config.batch_size=32 --config.schedule.epochs=4 \
 		--config.teacher.bank=$(EVIDENCE)/bank1500 || exit 1; done
+	$(RUN) scripts/controls.py --config=configs/flickr8k.py:model=region_clip $(TEACHER) --workdir=$(EVIDENCE)/region_clip $(FEWER)
 
 test: $(READY)
 	$(RUN) -m pytest
