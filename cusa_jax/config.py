@@ -16,6 +16,7 @@ from cusa_jax.losses import terms
 from cusa_jax.losses.ranges import Range
 from cusa_jax.losses.term import INPUTS
 from cusa_jax.losses.terms import TERMS
+from cusa_jax.optim import read_rules
 from cusa_jax.settings import build, check, check_sections, nearest, options, sections
 from cusa_jax.teachers.features import SUFFIXES
 
@@ -124,6 +125,7 @@ def validate(config: Any) -> Config:
             f"config.schedule.min_lr={settings.schedule.min_lr} exceeds optim.lr={settings.optim.lr}"
         )
     check_loss(settings)
+    _check_rules(settings)
     _check_teachers(settings)
     for key, part in sections(settings, "config"):
         if isinstance(part, Range) and not part.min <= part.init <= part.max:
@@ -132,6 +134,15 @@ def validate(config: Any) -> Config:
                 *(key, part.init, part.min, part.max),
             )
     return settings
+
+
+def _check_rules(config: Config) -> None:
+    for rule in read_rules(config.optim.rules, config.optim.freeze):
+        if rule.after >= config.schedule.epochs:
+            raise InputError(
+                f"config.optim.rules: '{rule.pattern}' begins after={rule.after:g} epochs, and the run has "
+                f"schedule.epochs={config.schedule.epochs}; train=false leaves a part alone"
+            )
 
 
 def check_loss(config: Any) -> None:

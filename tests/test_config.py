@@ -118,6 +118,8 @@ def test_values_outside_the_choices_are_refused(key):
         ({"loss.sigmoid.bias.max": -200.0}, r"loss\.sigmoid\.bias: min -100\.0 exceeds max -200\.0"),
         ({"loss.csa.weight": 0.0, "loss.usa.weight": 0.0, "loss.contrastive.weight": 0.0}, r"one must be above 0"),
         ({"schedule.warmup_epochs": 40.0}, r"warmup_epochs must be smaller"),
+        ({"optim.rules": "image/.* after=40"}, r"'image/\.\*' begins after=40 epochs"),
+        ({"optim.rules": "image/.* lr=fast"}, r"'lr=fast' is none of"),
         ({"teacher.text": ""}, r"config\.teacher\.text is empty, but soft labels need both teachers"),
         ({"teacher.text": "", "teacher.image": ""}, r"config\.teacher\.image and config\.teacher\.text is empty"),
     ],

@@ -17,6 +17,12 @@ TEACHERS = {"trained": "none", "shuffled": "shuffled", "uniform": "uniform"}
 # Without CSA and USA: what the configuration trains on beside them, contrastive or hinge.
 _ALONE = "baseline"
 _LOSSES = {_ALONE: "contrastive"} | {loss: loss for loss in LOSSES if loss != "contrastive"}
+# What a recipe has no say in, and where it comes from.
+_OWN_KEYS = {
+    "seed": "--seeds",
+    "teacher.control": "the cell's name, such as cusa-shuffled",
+    "checkpoint.keep": "this command, which needs one",
+}
 # Recipe name -> {key of the configuration: its value there}.
 Recipes = Mapping[str, Mapping[str, Any]]
 
@@ -60,13 +66,15 @@ def read_recipe(text: str) -> tuple[str, dict[str, Any]]:
     name = name.strip()
     if not name.isidentifier():
         raise InputError(
-            f"--recipe: '{name}' is no name; it is NAME: KEY=VALUE KEY=VALUE, such as sharp: seed=1"
+            f"--recipe: '{name}' is no name; it is NAME: KEY=VALUE KEY=VALUE, such as centred: teacher.centre=true"
         )
     defaults, values = flat(default_config()), {}
     for item in settings.split():
         key, _, value = item.partition("=")
         if key not in defaults:
             raise InputError(f"--recipe={name}: there is no config key '{key}'{nearest(key, defaults)}")
+        if key in _OWN_KEYS:
+            raise InputError(f"--recipe={name}: {key} is set by {_OWN_KEYS[key]}")
         values[key] = _read_value(name, key, value, type(defaults[key]))
     return name, values
 

@@ -143,7 +143,7 @@ class _Pages:
             raise HTTPException(400, "ask with a text, or with a photo")
         if len(text) > _MAX_TEXT:
             raise HTTPException(400, f"the text is longer than {_MAX_TEXT} characters")
-        if text:
+        if text.strip():
             embedding, cut = self.finder.embed_text(text)
             note = (
                 "Only the beginning of the text was used: it is longer than the model reads." if cut else ""

@@ -78,6 +78,8 @@ def test_only_the_beginning_of_a_long_text_is_used_and_that_is_told(client):
 def test_a_photo_finds_what_is_like_it(client):
     key = client.post("/photo", content=png((10, 10, 240))).json()["photo"]
     assert numbers(client.get(f"/find?photo={key}"))[0] >= N - 5
+    # Blanks are no text.
+    assert numbers(client.get(f"/find?photo={key}&text=%20")) == numbers(client.get(f"/find?photo={key}"))
     assert numbers(client.get("/find?like=50"))[0] == 50
     assert client.get("/find?photo=of-yesterday").status_code == 410
 
