@@ -18,7 +18,7 @@ from cusa_jax.losses.term import INPUTS
 from cusa_jax.losses.terms import TERMS
 from cusa_jax.optim import read_rules
 from cusa_jax.settings import build, check, check_sections, nearest, options, sections
-from cusa_jax.teachers.features import SUFFIXES
+from cusa_jax.teachers.features import is_feature_file
 
 LOSSES = {  # the four rows of the paper's tables: which terms are on
     "contrastive": ("contrastive",),
@@ -177,8 +177,10 @@ def _check_teachers(config: Config) -> None:
 
 def _check_views(config: Config) -> None:
     """Raises InputError where images are augmented and what the image teacher says of them is stored."""
-    stored = config.teacher.bank or (config.teacher.image if config.teacher.image.endswith(SUFFIXES) else "")
-    if stored and config.teacher.image and (config.data.crop < 1 or config.data.flip):
+    teacher = config.teacher
+    if not config.data.augmented or not teacher.image or teacher.control == "uniform":
+        return
+    if stored := teacher.image if is_feature_file(teacher.image) else teacher.bank:
         raise InputError(
             f"config.data.crop={config.data.crop} and flip={str(config.data.flip).lower()} change the images, and "
             f"{stored} holds features of the plain ones; use live teachers, or set crop=1 and "

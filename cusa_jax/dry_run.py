@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from cusa_jax import sharding
-from cusa_jax.data.layouts.prepared import is_prepared
 from cusa_jax.experiment import build
 from cusa_jax.keys import Config
 from cusa_jax.step import jitted
 from cusa_jax.teachers.bank_files import read_record
-from cusa_jax.teachers.features import SUFFIXES
+from cusa_jax.teachers.features import is_feature_file
+from cusa_jax.teachers.load import banks_to_compute
 from cusa_jax.workdir import RESULTS, check_owner, more_epochs
 
 
@@ -35,6 +35,7 @@ def describe(config: Config, workdir: Path) -> str:
         return f"finished: {workdir / RESULTS} holds the results, nothing would be trained"
     with _without_writing(config) as unwritten:
         run = build(unwritten)
+        unfinished = banks_to_compute(config, run.splits["train"])
         with contextlib.closing(run.batches):
             batch = sharding.put_batch(next(run.batches), run.mesh)
     compiled = jitted(run.recipe).lower(run.abstract_state, run.teacher_params, batch).compile()
@@ -56,7 +57,10 @@ def describe(config: Config, workdir: Path) -> str:
             f"{sum(trained.values()):,} of them trained",
             f"devices   {run.mesh.size} x {jax.devices()[0].device_kind}, {planned / 2**20:,.0f} MiB each in a step",
             f"start     {seconds:.0f} s from here to the first step: reading, loading, compiling",
-            *_bank_to_compute(config),
+            *(
+                f"bank      {bank}: would be computed first, which is not in the start; memory is that of live teachers"
+                for bank in unfinished
+            ),
         )
     )
 
@@ -64,26 +68,18 @@ def describe(config: Config, workdir: Path) -> str:
 @contextlib.contextmanager
 def _without_writing(config: Config) -> Iterator[Config]:
     """The same training of data and teachers that nothing is written for."""
-    if _bank_to_compute(config):
-        config = dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, bank=""))
-    path = config.data.path
-    if not config.data.world.train or is_prepared(path) or Path(path).exists():
+    teacher, path = config.teacher, Path(config.data.path)
+    sources = {"image": teacher.image, "text": teacher.text}
+    banks = [Path(teacher.bank, side) for side, source in sources.items() if not is_feature_file(source)]
+    if teacher.bank and not all(map(_is_whole, banks)):
+        config = dataclasses.replace(config, teacher=dataclasses.replace(teacher, bank=""))
+    # As the world is written: into an empty folder too.
+    if not config.data.world.train or path.is_file() or (path.is_dir() and any(path.iterdir())):
         yield config
         return
     with tempfile.TemporaryDirectory() as folder:
         data = dataclasses.replace(config.data, path=str(Path(folder) / "world"))
         yield dataclasses.replace(config, data=data)
-
-
-def _bank_to_compute(config: Config) -> list[str]:
-    """A line that says so where the bank would be computed, or completed, first."""
-    teacher = config.teacher
-    live = {"image": teacher.image, "text": teacher.text}
-    banks = [side for side, source in live.items() if source and Path(source).suffix not in SUFFIXES]
-    if not teacher.bank or all(_is_whole(Path(teacher.bank, side)) for side in banks):
-        return []
-    return [f"bank      {teacher.bank}: its features would be computed first, which is not in the start; memory is "
-            "that of live teachers"]  # fmt: skip
 
 
 def _is_whole(bank: Path) -> bool:

@@ -107,7 +107,7 @@ def _check_paths(config: Config) -> None:
     missing = [f"{key}={source}" for key, source in named.items() if is_missing(source)]
     if missing:
         raise InputError(f"no such file or folder: config.{', config.'.join(missing)}")
-    if Augmentation(config.data.crop, config.data.flip).changes and is_prepared(config.data.path):
+    if config.data.augmented and is_prepared(config.data.path):
         raise InputError(
             f"{config.data.path}: is prepared, its pixels are cropped for good; train on the original images, or set "
             "config.data.crop=1 and flip=false"

@@ -62,6 +62,11 @@ class Data:
     flip: bool = switch(False, "mirror half of the training images; not where captions tell left from right")
     cut_text: bool = switch(True, "cut captions to the longest of the batch, in buckets: less work")
 
+    @property
+    def augmented(self) -> bool:
+        """Whether images are seen in views that differ from step to step."""
+        return self.crop < 1 or self.flip
+
 
 @dataclasses.dataclass(frozen=True)
 class Loss:

@@ -33,7 +33,9 @@ def main(config, config_name: str) -> None:
     distributed.start(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
     workdir = Path(WORKDIR.value or f"runs/{config_name}")
     if DRY_RUN.value:
-        print(describe(validate(config), workdir))
+        said = describe(validate(config), workdir)
+        if distributed.is_first():
+            print(said)
         return
     finish.run(config, workdir)
 

@@ -128,6 +128,8 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path):
         "loss.negatives": "global", "loss.csa.weight": 0.0, "loss.usa.weight": 0.0, "optim.freeze": "image",
         "schedule.epochs": 3, "data.world.train": 32, "data.world.val": 4, "data.world.test": 4,
     }  # fmt: skip
+    # The world would be written into an empty folder too.
+    (tmp_path / "world").mkdir()
     said = dry_run.describe(config(**settings), tmp_path / "run")
     assert "train     160 captions of 32 images\nval       20 captions of 4 images\n" in said
     assert "steps     15: 3 epochs of 5, 32 pairs each" in said
@@ -137,7 +139,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(tmp_path):
     count = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in variables["params"].items()}
     assert trained == whole - count["image"]
     assert whole == sum(count.values())
-    assert not any(tmp_path.iterdir())
+    assert list(tmp_path.rglob("*")) == [tmp_path / "world"]
 
 
 def test_a_dry_run_finds_another_configuration_s_workdir_and_a_finished_run(tmp_path):
@@ -187,3 +189,10 @@ def test_the_recipe_over_regions_is_the_papers(model, csa):
     only = recipe("f30k_precomp", "loss=contrastive")
     assert (only.loss.hinge.weight, only.loss.csa.weight, only.loss.usa.weight) == (1.0, 0, 0)
     validate(made)
+
+
+def test_the_recipe_over_regions_has_no_weights_of_other_models():
+    with pytest.raises(
+        InputError, match=r"model='vit_b_32' is not of this recipe, whose weights are those of sgr, "
+    ):
+        recipe("f30k_precomp", "model=vit_b_32")

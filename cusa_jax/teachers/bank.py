@@ -43,12 +43,11 @@ def bank_features(
     Raises InputError where the folder is another teacher's or other samples' bank, damaged, cannot be written, or
     where another run is computing it.
     """
-    fingerprint = {"format": _FORMAT, **fingerprint}
     try:
-        if _done(folder, fingerprint, samples) < samples:
+        if computed(folder, fingerprint) < samples:
             with held(folder / LOCK, f"{folder}, the bank,"):
                 # Another run may have computed some between the two questions.
-                done = _done(folder, fingerprint, samples)
+                done = computed(folder, fingerprint)
                 if done < samples:
                     _compute(folder, fingerprint, compute, samples, done)
         record = read_record(folder)
@@ -72,11 +71,14 @@ def teacher_fingerprint(path: Path, samples: Sequence[str], **options: Any) -> d
         with file.open("rb") as content:
             files.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
     texts = hashlib.sha256(json.dumps(list(samples)).encode())
-    return {"teacher_files": files.hexdigest(), "samples": texts.hexdigest(), **options}
+    return {"format": _FORMAT, "teacher_files": files.hexdigest(), "samples": texts.hexdigest(), **options}
 
 
-def _done(folder: Path, fingerprint: dict[str, Any], samples: int) -> int:
-    """How many samples are in the bank, as the first process sees it."""
+def computed(folder: Path, fingerprint: dict[str, Any]) -> int:
+    """How many samples are in the bank, as the first process sees it; 0 where there is none.
+
+    Raises InputError where it is another teacher's or other samples', or damaged.
+    """
     record = read_record(folder)
     theirs = record.fingerprint if record else fingerprint
     if differing := [key.replace("_", " ") for key in fingerprint if theirs.get(key) != fingerprint[key]]:

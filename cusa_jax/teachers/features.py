@@ -22,6 +22,11 @@ SUFFIXES = (".npz", ".npy")
 SHOWN = 3
 
 
+def is_feature_file(source: str) -> bool:
+    """Whether `config.teacher.image` or `.text` names features that are stored, and no model."""
+    return source.endswith(SUFFIXES) and not Path(source).is_dir()
+
+
 def caption_keys(image_ids: Sequence[str], caption_image: np.ndarray) -> list[str]:
     """The ids of captions in a feature file; caption_image: int [N], the image number of each caption."""
     seen: collections.Counter[int] = collections.Counter()

@@ -14,10 +14,10 @@ from cusa_jax.data.pipeline import image_batches
 from cusa_jax.data.splits import Split
 from cusa_jax.distributed import is_first
 from cusa_jax.errors import InputError
-from cusa_jax.teachers.bank import bank_features, teacher_fingerprint
+from cusa_jax.teachers.bank import bank_features, computed, teacher_fingerprint
 from cusa_jax.teachers.control import uniform_teachers
 from cusa_jax.teachers.encoding import NumberedBatches, encode_all, text_batches
-from cusa_jax.teachers.features import SUFFIXES, caption_keys, read_features
+from cusa_jax.teachers.features import SUFFIXES, caption_keys, is_feature_file, read_features
 from cusa_jax.teachers.folder import locate
 from cusa_jax.teachers.informative import check_live, check_table
 from cusa_jax.teachers.live import load_image_teacher, load_text_teacher
@@ -50,6 +50,20 @@ def load_teachers(config: Any, train: Split, mesh: Mesh) -> tuple[Teachers, Para
     if is_first():
         print("CSA and USA have weight 0: the teachers only measure them", flush=True)
     return loaded
+
+
+def banks_to_compute(config: Any, train: Split) -> list[Path]:
+    """The folders of the banks that a training would compute, or complete, before its first step.
+
+    Raises InputError where one holds something else.
+    """
+    settings = config.teacher
+    if not settings.image or not settings.bank or settings.control == "uniform":
+        return []
+    sides = [side for side in (_image_side(config, train, 1), _text_side(config, train, 1))
+             if not is_feature_file(side.source)]  # fmt: skip
+    banks = [(*_bank(side, settings), len(side.ids)) for side in sides]
+    return [folder for folder, fingerprint, samples in banks if computed(folder, fingerprint) < samples]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,16 +168,22 @@ def _load(side: _Side, settings: Any, mesh: Mesh) -> tuple[Teacher, Params]:
         teacher, params = live()
         return encode_all(teacher, params, side.batches(teacher, done), mesh)
 
-    if Path(side.source).suffix in SUFFIXES and not Path(side.source).is_dir():
+    if is_feature_file(side.source):
         table = project_rows(read_features(locate(side.source, *SUFFIXES), side.ids), settings.width)
         check_table(side.source, table)
         return stored_teacher(side.source, table, mesh, settings.stored_dtype)
     if settings.bank:
-        path = locate(side.source, ".pt")
-        fingerprint = teacher_fingerprint(path, side.samples, width=settings.width, **side.options)
-        bank = bank_features(Path(settings.bank) / side.name, fingerprint, compute, samples=len(side.ids))
+        folder, fingerprint = _bank(side, settings)
+        bank = bank_features(folder, fingerprint, compute, samples=len(side.ids))
         return stored_teacher(side.source, bank, mesh, settings.stored_dtype)
     return live()
+
+
+def _bank(side: _Side, settings: Any) -> tuple[Path, dict[str, Any]]:
+    """Where a teacher's bank is, and what it must be the bank of."""
+    path = locate(side.source, ".pt")
+    fingerprint = teacher_fingerprint(path, side.samples, width=settings.width, **side.options)
+    return Path(settings.bank) / side.name, fingerprint
 
 
 def _spread_over(count: int) -> list[int]:

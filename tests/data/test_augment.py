@@ -96,6 +96,7 @@ def test_boxes_are_spread_as_they_should_be():
     [
         ({"teacher.bank": "runs/bank"}, r"runs/bank holds features of the plain ones; use live teachers"),
         ({"teacher.image": "features.npz"}, "features.npz holds features of the plain ones"),
+        ({"teacher.image": "features.npz", "teacher.bank": "runs/bank", "teacher.control": "uniform"}, None),
         ({}, None),
     ],
 )

@@ -19,9 +19,10 @@ from cusa_jax.sharding import make_mesh, put_rows
 from cusa_jax.teachers import checkpoints, unicom
 from cusa_jax.teachers.apply import teacher_features
 from cusa_jax.teachers.bank import teacher_fingerprint
+from cusa_jax.teachers.bank_files import Record
 from cusa_jax.teachers.features import caption_keys, write_features
 from cusa_jax.teachers.live import IMAGE_TEACHERS, load_image_teacher, load_text_teacher
-from cusa_jax.teachers.load import load_teachers
+from cusa_jax.teachers.load import banks_to_compute, load_teachers
 from cusa_jax.teachers.projection import project
 from cusa_jax.types import Batch, Teacher
 from cusa_jax.weights import torch_file, torch_layout
@@ -212,6 +213,23 @@ def test_the_fingerprint_covers_pickled_weights_where_they_are_read(tmp_path):
     one = teacher_fingerprint(tmp_path, ["a"])
     (tmp_path / "pytorch_model.bin").write_bytes(b"two")
     assert teacher_fingerprint(tmp_path, ["a"])["teacher_files"] != one["teacher_files"]
+
+
+def test_the_banks_that_are_not_whole_are_known_before_anything_is_computed(tmp_path, world_train):
+    settings = config(bank=str(tmp_path))
+    assert banks_to_compute(settings, world_train) == [tmp_path / "image", tmp_path / "text"]
+    settings.teacher.image = "features.npz"
+    assert banks_to_compute(settings, world_train) == [tmp_path / "text"]
+    settings.teacher.control = "uniform"
+    assert banks_to_compute(settings, world_train) == []
+    settings.teacher.control = "none"
+    of_another = teacher_fingerprint(TEACHERS / "image", ["a"])
+    (tmp_path / "text").mkdir()
+    Record(of_another, (1, 8), 0).write(tmp_path / "text")
+    with pytest.raises(
+        InputError, match=r"text/bank\.json: the bank was computed with other teacher files, samples"
+    ):
+        banks_to_compute(settings, world_train)
 
 
 def test_the_uniform_control_looks_at_nothing(world_train, mesh):
