@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from cusa_jax.command import errors_in_one_line, script
+from cusa_jax.command import script
 from cusa_jax.report.compare import comparison, learning_curves
 
 CURVES = flags.DEFINE_string("curves", "", "PNG to write the learning curves to.")
@@ -17,11 +17,10 @@ def main(argv: list[str]) -> None:
     workdirs = [Path(argument) for argument in argv[1:]]
     if not workdirs:
         raise app.UsageError("name the folders of the runs to compare")
-    with errors_in_one_line():
-        print(comparison(workdirs))
-        if CURVES.value:
-            learning_curves(workdirs, Path(CURVES.value))
-            print(f"learning curves: {CURVES.value}")
+    print(comparison(workdirs))
+    if CURVES.value:
+        learning_curves(workdirs, Path(CURVES.value))
+        print(f"learning curves: {CURVES.value}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from cusa_jax.command import errors_in_one_line, script
+from cusa_jax.command import script
 from cusa_jax.errors import InputError
 from cusa_jax.files import check_empty
 from cusa_jax.hugging_face import upload
@@ -60,31 +60,31 @@ def main(argv: list[str]) -> None:
             "name what to read and what to write: scripts/convert.py IN OUT, or A B OUT with --mix"
         )
     *sources, target = map(Path, argv[1:])
-    with errors_in_one_line():
-        if not target.parent.is_dir():
-            raise InputError(f"{target.parent}: no such folder to write to")
-        if VERIFY.value:
-            import torch_probe  # noqa: F401  # before anything is written: it says how to get PyTorch
-        if PUSH.value and target.suffix:
-            raise InputError(
-                f"--push={PUSH.value}: uploads a folder, and {target} is a file; give OUT no suffix"
-            )
-        if TO.value and target.suffix:
-            raise InputError(f"--to={TO.value} writes a folder; give OUT no suffix, unlike {target}")
-        if not target.suffix:
-            check_empty(target)
-        if MIX.value is None:
-            convert(sources[0], target)
-        elif VERIFY.value or target.suffix == ".py":
-            raise InputError(
-                "--mix writes weights of two models, which --verify and a recipe (.py) are not of"
-            )
-        else:
-            first, second = (read_weights(source, ACTIVATION.value) for source in sources)
-            write(target, mixed(first, second, MIX.value), sources[1])
-        print(f"wrote {target}")
-        if PUSH.value:
-            print(f"pushed to {upload(target, PUSH.value)}")
+    check_target(target)
+    if MIX.value is None:
+        convert(sources[0], target)
+    elif VERIFY.value or target.suffix == ".py":
+        raise InputError("--mix writes weights of two models, which --verify and a recipe (.py) are not of")
+    else:
+        first, second = (read_weights(source, ACTIVATION.value) for source in sources)
+        write(target, mixed(first, second, MIX.value), sources[1])
+    print(f"wrote {target}")
+    if PUSH.value:
+        print(f"pushed to {upload(target, PUSH.value)}")
+
+
+def check_target(target: Path) -> None:
+    """Raises InputError where what the flags ask for cannot be written there."""
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent}: no such folder to write to")
+    if VERIFY.value:
+        import torch_probe  # noqa: F401  # before anything is written: it says how to get PyTorch
+    if PUSH.value and target.suffix:
+        raise InputError(f"--push={PUSH.value}: uploads a folder, and {target} is a file; give OUT no suffix")
+    if TO.value and target.suffix:
+        raise InputError(f"--to={TO.value} writes a folder; give OUT no suffix, unlike {target}")
+    if not target.suffix:
+        check_empty(target)
 
 
 def convert(source: Path, target: Path) -> None:

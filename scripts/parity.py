@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 
-from cusa_jax.command import errors_in_one_line, script
+from cusa_jax.command import script
 from cusa_jax.errors import InputError
 from cusa_jax.models.clip import PRESETS, ClipConfig
 
@@ -48,8 +48,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     jax.config.update("jax_enable_x64", X64.value)
     jax.config.update("jax_default_matmul_precision", "highest")
-    with errors_in_one_line():
-        passed = run(Path(REFERENCE.value), Path(YAML.value))
+    passed = run(Path(REFERENCE.value), Path(YAML.value))
     sys.exit(0 if passed else 1)
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 from absl import app, flags, logging
 
-from cusa_jax.command import errors_in_one_line, script
+from cusa_jax.command import script
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.hugging_face import find_model
 
@@ -58,16 +58,15 @@ def main(argv: list[str]) -> None:
     for stream in (sys.stdout, sys.stderr):
         cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     logging.set_verbosity(logging.WARNING)
-    with errors_in_one_line():
-        match argv[1:]:
-            case ["index", photos]:
-                build_index(Path(photos).resolve())
-            case ["serve", file]:
-                serve(Path(file))
-            case ["query", file, *texts]:
-                query(Path(file), texts)
-            case _:
-                raise app.UsageError(_USAGE)
+    match argv[1:]:
+        case ["index", photos]:
+            build_index(Path(photos).resolve())
+        case ["serve", file]:
+            serve(Path(file))
+        case ["query", file, *texts]:
+            query(Path(file), texts)
+        case _:
+            raise app.UsageError(_USAGE)
 
 
 def build_index(photos: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import pyplot as plt
 
 from cusa_jax.evaluation.metrics import METRICS
-from cusa_jax.report.plots import Lines, Points, draw_lines, logged, loss_title, series, term
+from cusa_jax.report.plots import Lines, draw_lines, logged, loss_title, moves, series, term
 from cusa_jax.runlog import read_metrics, read_results
 
 
@@ -48,7 +48,7 @@ def learning_curves(workdirs: Sequence[Path], picture: Path) -> None:
         (title, dict(zip(names, (series(lines, key) for lines in logs[split]), strict=True)))
         for split, key, title in _panels(logs["train"])
     ]
-    panels = [(title, curves) for title, curves in panels if _moves(curves.values())]
+    panels = [(title, curves) for title, curves in panels if any(x for x, _ in curves.values())]
     columns = -(-max(1, len(panels)) // 2)
     figure, axes = plt.subplots(2, columns, figsize=(4.2 * columns, 6.4), squeeze=False)
     for axis, (title, curves) in zip(axes.flat, panels, strict=False):
@@ -63,21 +63,21 @@ def learning_curves(workdirs: Sequence[Path], picture: Path) -> None:
 
 
 def _panels(logs: Sequence[Lines]) -> list[tuple[str, str, str]]:
-    """(split, key of metrics.jsonl, heading): every term and scalar that a run logged, then what validation shows."""
+    """(split, key of metrics.jsonl, heading): every term that a run logged, every scalar that one trained, then what
+    validation shows."""
     lines = [line for log in logs for line in log]
+    scalars = [
+        ("train", key, f"{word}, {term(key)}")
+        for prefix, word in (("tau_", "temperature"), ("bias_", "bias"))
+        for key in logged(lines, prefix)
+        if any(moves(log, key) for log in logs)
+    ]
     return [
         *(("train", key, loss_title(key)) for key in logged(lines, "loss_")),
-        *(("train", key, f"temperature, {term(key)}") for key in logged(lines, "tau_")),
-        *(("train", key, f"bias, {term(key)}") for key in logged(lines, "bias_")),
+        *scalars,
         *(
             ("val", metric.key, f"validation, {metric.label} (%)")
             for metric in METRICS
             if metric.plotted and not metric.way
         ),
     ]
-
-
-def _moves(curves: Iterable[Points]) -> bool:
-    """Whether there is anything to see: a scalar that no run trains is a straight line."""
-    values = [y for _, ys in curves for y in ys]
-    return len(set(values)) > 1

@@ -44,7 +44,7 @@ def training_curves(workdir: Path) -> list[Plot]:
     for prefix, word in _SCALARS.items():
         of_terms: dict[str, dict[str, str]] = {}
         for key in logged(lines, prefix):
-            if _moves(lines, key):
+            if moves(lines, key):
                 of_terms.setdefault(term(key).split()[0], {})[term(key)] = key
         panels += [
             (f"{word}{'s' * (len(scalars) > 1)} of the {name} loss", scalars)
@@ -79,7 +79,7 @@ def logged(lines: Lines, prefix: str) -> list[str]:
     return list(dict.fromkeys(key for line in lines for key in line if key.startswith(prefix)))
 
 
-def _moves(lines: Lines, key: str) -> bool:
+def moves(lines: Lines, key: str) -> bool:
     """Whether there is anything to see: a scalar that is not trained is a straight line."""
     return len({line[key] for line in lines if key in line}) > 1
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cusa_jax.errors import InputError
+from cusa_jax.report import compare
 from cusa_jax.report.compare import comparison, learning_curves
 
 
@@ -51,3 +52,11 @@ def test_curves_become_a_picture(tmp_path):
         assert image.format == "PNG"
         colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
     assert {(31, 119, 180), (255, 127, 14)} <= colours  # a line for each run
+
+
+def test_a_scalar_that_no_run_trained_is_no_panel():
+    """Its values differ from run to run, and in none of them."""
+    logs = [
+        [{"loss_csa": 1.0, "tau_csa": start, "tau_usa": start * n} for n in (1, 2)] for start in (0.1, 0.2)
+    ]
+    assert [key for split, key, _ in compare._panels(logs) if split == "train"] == ["loss_csa", "tau_usa"]
