@@ -74,13 +74,14 @@ def train(config: Config, workdir: Path) -> Trained | Stopped:
         contextlib.closing(run.batches),
         stop_requests() as stop_requested,
     ):
-        seal = keep_compiled(workdir / COMPILED) if config.compiled else lambda: None
+        if config.compiled:
+            keep_compiled(workdir / COMPILED)
         _keep_tokenizer(student.inputs.text.tokenizer, workdir)
         state, progress = _resume_or_start(run, checkpoints)
         _announce(run, int(state.step))
         log = RunLog(workdir, run.last_step, run.steps_per_epoch, config.batch_size, start=int(state.step))
         with contextlib.closing(log):
-            stopped = _loop(run, workdir, state, progress, checkpoints, log, stop_requested, seal)
+            stopped = _loop(run, workdir, state, progress, checkpoints, log, stop_requested)
         if stopped:
             logging.warning("stopped at step %d, saved; the same command continues", stopped.step)
             return stopped
@@ -96,7 +97,6 @@ def _loop(
     checkpoints: Checkpoints,
     log: RunLog,
     stop_requested: Callable[[int], bool],
-    seal_compiled: Callable[[], None],
 ) -> Stopped | None:
     """Steps from `state` to the last one, or until a stop is requested; keeps `progress` up to date."""
     config, step, first = run.config, int(state.step), int(state.step) + 1
@@ -131,7 +131,6 @@ def _loop(
         recent.add(metrics)
         if step == first:
             log.start_clock(step, metrics)
-            seal_compiled()
         stop, end_of_epoch = stop_requested(step), step % run.steps_per_epoch == 0
         save = end_of_epoch or stop or step % config.checkpoint.every_steps == 0
         report = step in (1, run.last_step) or step % config.log.every_steps == 0
@@ -141,7 +140,6 @@ def _loop(
             log.train(step, latest | {"learning_rate": float(run.learning_rates[step - 1])})
         if save:
             checkpoints.save(state, run.batches, progress)
-            seal_compiled()
         if stop:
             return Stopped(step)
         if end_of_epoch:

@@ -53,13 +53,14 @@ JUDGEMENTS = flags.DEFINE_string(
 
 def main(config, _config_name: str) -> None:
     workdir = Path(WORKDIR.value)
-    # Seeds share programs.
-    keep_compiled(workdir / COMPILED)
     recipes = dict(map(cells.read_recipe, RECIPES.value))
     chosen = list(dict.fromkeys(cells.read_cell(name, recipes) for name in CELLS.value))
     # What takes no time is found missing first.
     judged = Judged.read(Path(JUDGEMENTS.value)) if JUDGEMENTS.value else None
     seeds = _seeds()
+    if config.compiled:
+        # Seeds share programs.
+        keep_compiled(workdir / COMPILED)
     if not runs.run(config, seeds, workdir, chosen, recipes, SPLIT.value):
         return
     split = runs.kept_split(config, runs.run_folder(workdir, chosen[0], seeds[0]), SPLIT.value)
