@@ -49,6 +49,8 @@ def keep_compiled(folder: Path) -> None:
 
 def _prepared(folder: Path) -> str:
     """'', or why the folder is not used. The first process's: the others read what it leaves, and write nothing."""
+    if not hasattr(caching, "get_file_cache"):
+        return "a JAX that opens its cache elsewhere"
     try:
         key = _key()
         # Whatever the umask is, not for a group to write to.
@@ -88,7 +90,7 @@ def _seal_what_is_written(folder: Path, key: bytes) -> None:
     caching.get_file_cache = opened
 
 
-class _Sealed(caching.CacheInterface):
+class _Sealed:
     """JAX's cache of `folder`, in which nothing is found but what is sealed."""
 
     def __init__(self, inner: Any, folder: Path, key: bytes):
