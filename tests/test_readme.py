@@ -153,3 +153,11 @@ def test_every_file_that_the_pages_name_is_there():
     for page in PAGES:
         for name in re.findall(r"\b((?:scripts|configs)/\w+\.py)", page.read_text()):
             assert (ROOT / name).is_file(), f"{page.name}: {name}"
+
+
+def test_the_tree_names_every_module_and_no_other():
+    named = set(re.findall(r"\w+\.py", (ROOT / "docs" / "tree.md").read_text()))
+    modules = {file.name for folder in ("cusa_jax", "scripts") for file in (ROOT / folder).rglob("*.py")}
+    packages = {file.name for file in (ROOT / "cusa_jax").rglob("*.py")} - {"__init__.py"}
+    assert packages - named == set()
+    assert named - modules == {"FILE.py"}
