@@ -16,12 +16,17 @@ _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, er
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a new path beside `path` to write to; it takes the place of `path` at the end, or goes on an error."""
-    fresh = path.with_name(path.name + ".tmp")
+    fresh = draft_of(path)
     try:
         yield fresh
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def draft_of(path: Path) -> Path:
+    """What is written to until `path` is whole. A killed writer leaves it there, and the next one writes over it."""
+    return path.with_name(path.name + ".tmp")
 
 
 def check_empty(folder: Path) -> None:

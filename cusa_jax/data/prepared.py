@@ -24,7 +24,7 @@ from cusa_jax.data.layouts.prepared import (
 from cusa_jax.data.prefetch import OnBadImage
 from cusa_jax.data.splits import Split
 from cusa_jax.errors import InputError, needs
-from cusa_jax.files import written_whole
+from cusa_jax.files import draft_of, written_whole
 from cusa_jax.inputs import Inputs, Pixels
 
 
@@ -89,7 +89,7 @@ def _claim(folder: Path, wanted: dict[str, Any]) -> None:
                 f"{folder}: was prepared with another {name} ({theirs}, not {ours}); name another folder or delete it"
             )
         return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or set(folder.iterdir()) - {draft_of(folder / MANIFEST)}):
         raise InputError(f"{folder}: exists and is not a prepared folder; name another")
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / MANIFEST) as fresh:

@@ -25,6 +25,7 @@ from cusa_jax.data.prepared import prepare
 from cusa_jax.data.splits import load_split
 from cusa_jax.data.tokenize import TOKENIZERS
 from cusa_jax.errors import InputError
+from cusa_jax.files import draft_of
 from cusa_jax.inputs import Inputs, Pixels, Regions, Text
 
 ROOT = Path(__file__).parents[2]
@@ -392,3 +393,13 @@ print(records.open_records(Path({str(prepared)!r}), "val")(3)["pixels"].shape)
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
     )
     assert done.stdout == f"{SIZE.shape}\n", done.stderr
+
+
+def test_what_was_killed_before_its_manifest_was_whole_is_begun_again(source, tmp_path):
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    draft_of(folder / "prepared.json").write_text("{")
+    prepare_folder(source, folder)
+    assert [len(split.captions) for split in splits(folder).values()] == [
+        len(split.captions) for split in splits(source).values()
+    ]
