@@ -53,7 +53,7 @@ JUDGEMENTS = flags.DEFINE_string(
 
 def main(config, _config_name: str) -> None:
     workdir = Path(WORKDIR.value)
-    recipes = dict(map(cells.read_recipe, RECIPES.value))
+    recipes = cells.read_recipes(RECIPES.value)
     chosen = list(dict.fromkeys(cells.read_cell(name, recipes) for name in CELLS.value))
     # What takes no time is found missing first.
     judged = Judged.read(Path(JUDGEMENTS.value)) if JUDGEMENTS.value else None

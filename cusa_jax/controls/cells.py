@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -55,6 +55,16 @@ def read_cell(name: str, recipes: Recipes) -> Cell:
     if recipe and recipe not in recipes:
         raise InputError(f"--cells: '{name}' is of a recipe '{recipe}', and there is no --recipe={recipe}:…")
     return dataclasses.replace(known[plain], recipe=recipe)
+
+
+def read_recipes(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`read_recipe` of each. Raises InputError for a name that is given twice."""
+    recipes: dict[str, dict[str, Any]] = {}
+    for name, values in map(read_recipe, texts):
+        if name in recipes:
+            raise InputError(f"--recipe={name}: is given twice")
+        recipes[name] = values
+    return recipes
 
 
 def read_recipe(text: str) -> tuple[str, dict[str, Any]]:

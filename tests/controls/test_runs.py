@@ -5,7 +5,7 @@ import pytest
 
 from cusa_jax.config import default_config
 from cusa_jax.controls import runs
-from cusa_jax.controls.cells import BASELINE, CELLS, Cell, cell_config, read_cell, read_recipe
+from cusa_jax.controls.cells import BASELINE, CELLS, Cell, cell_config, read_cell, read_recipe, read_recipes
 from cusa_jax.errors import InputError
 from cusa_jax.jsonfile import write_json
 
@@ -63,6 +63,7 @@ def test_the_baseline_of_a_hinge_loss_is_the_hinge_loss(config):
         (lambda: read_recipe("sharp: teacher.centre=yes"), "teacher.centre=yes must be bool"),
         (lambda: read_recipe("a/b: teacher.centre=true"), "'a/b' is no name"),
         (lambda: read_recipe("a: seed=1"), "seed is set by --seeds"),
+        (lambda: read_recipes(["a: batch_size=8", "a: batch_size=4"]), "--recipe=a: is given twice"),
         (lambda: read_recipe("a: teacher.control=uniform"), "teacher.control is set by the cell's name"),
         (lambda: read_recipe("a: checkpoint.keep=3"), "checkpoint.keep is set by this command"),
         (lambda: read_cell("cusa-shufled", {}), "did you mean 'cusa-shuffled'"),
