@@ -56,6 +56,12 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 256, "Images or texts encoded at
 DTYPE = flags.DEFINE_enum(
     "dtype", "float32", list(DTYPES), "Of the model's computation; 'run' is what it was trained in."
 )
+AS_SHOWN = flags.DEFINE_bool(
+    "as_shown",
+    None,
+    "See the pictures of NAME=PATH as viewers show them: upright, on white. By default as the model's training did, "
+    "and as shown where that is not known; the other suites' are always read as the paper's code does.",
+)
 WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode images; 0 uses threads.", lower_bound=0)
 
 
@@ -72,6 +78,10 @@ def main(argv: list[str]) -> None:
             "name one of --checkpoint=PATH, --embeddings=FILE.npz and --compare=A,B, or several checkpoints"
         )
     suites, elsewhere = _suites()
+    if AS_SHOWN.value is not None and not elsewhere:
+        raise InputError(
+            "--as_shown is for pictures of your own, --suite=NAME=PATH; the suites have their way"
+        )
     groups = [sources] if COMPARE.value else [[path] for path in sources]
     outs = result_folders(Path(OUT.value), groups)
     empty = []
@@ -120,6 +130,7 @@ def _evaluate(path: str, suites: list[str], own: dict[str, str]) -> Evaluated:
             workers=WORKERS.value,
             tokenizer=TOKENIZER.value,
             dtype=DTYPE.value,
+            shown=AS_SHOWN.value,
         )
         for part in (path.split(",") if ENSEMBLE.value else [path])
     ]

@@ -25,11 +25,15 @@ LABELS, NAMES, TEMPLATES = "labels.csv", "classes.csv", "templates.txt"
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """images: with labels of 0 … C-1. names: C, in the order of their labels. templates: sentences with {}."""
+    """images: with labels of 0 … C-1. names: C, in the order of their labels. templates: sentences with {}.
+
+    own: as `splits.CaptionedImages`.
+    """
 
     images: LabelledImages
     names: list[str]
     templates: list[str]
+    own: bool = False
 
     @property
     def prompts(self) -> list[list[str]]:

@@ -92,16 +92,19 @@ def selected(source: ImageSource, numbers: np.ndarray) -> ImageSource:
     return SelectedImages(source, numbers)
 
 
-def as_shown(source: ImageSource, wanted: bool) -> ImageSource:
+def as_shown(source: ImageSource, wanted: bool, remedy: str = "set that") -> ImageSource:
     """A source whose pictures are seen as viewers show them, or as the reference sees them (`open_image`).
 
-    Raises InputError where the pixels are stored in the other way. Sources that have no such field stay as they are.
+    Raises InputError, which names the remedy, where the pixels are stored in the other way. Sources that have no such
+    field stay as they are.
     """
+    if isinstance(source, SelectedImages):
+        return SelectedImages(as_shown(source.source, wanted, remedy), source.numbers)
     if getattr(source, "as_shown", wanted) == wanted:
         return source
     if stored := getattr(source, "folder", None):
         raise InputError(
-            f"{stored}: was prepared with config.data.as_shown={not wanted}; set that, or prepare another folder"
+            f"{stored}: was prepared with config.data.as_shown={not wanted}; {remedy}, or prepare another folder"
         )
     return dataclasses.replace(cast(Any, source), as_shown=wanted)
 

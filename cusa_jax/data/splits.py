@@ -41,10 +41,14 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedImages:
-    """A split as it lies on the disk: its table, and its images as what any model takes."""
+    """A split as it lies on the disk: its table, and its images as what any model takes.
+
+    own: of one's own, which a model sees as it saw its training's (`data.as_shown`); not as the paper's code sees all.
+    """
 
     table: CaptionTable
     images: Callable[[Inputs], ImageSource]
+    own: bool = False
 
     def select(self, of: Callable[[CaptionTable], CaptionTable]) -> CaptionedImages:
         """The part of it that `of` leaves of its table, whose images keep their ids."""
@@ -52,7 +56,7 @@ class CaptionedImages:
         if table is self.table:
             return self
         numbers = np.array([place[image] for image in table.image_ids])
-        return CaptionedImages(table, lambda inputs: selected(self.images(inputs), numbers))
+        return CaptionedImages(table, lambda inputs: selected(self.images(inputs), numbers), self.own)
 
 
 def read_split(path: str | Path, split: str, image_root: str = "", shares: str = "") -> CaptionedImages:

@@ -26,7 +26,7 @@ def own_suite(name: str, path: str) -> Suite:
     if not re.fullmatch(r"[\w-]+", name):
         raise InputError(f"--suite={name}={path}: a name is letters, digits, _ and -")
     place = Path(path)
-    data = Dataset(name, (name,), "it holds what you named")
+    data = own_dataset(name)
     if has_labels(place):
         return zero_shot_suite(name, name, data)
     try:
@@ -36,3 +36,8 @@ def own_suite(name: str, path: str) -> Suite:
             return zero_shot_suite(name, name, data)
         raise
     return recall_suite(name, name, data)
+
+
+def own_dataset(name: str) -> Dataset:
+    """Data of one's own, whose pictures a model sees as it saw its training's."""
+    return Dataset(name, (name,), "it holds what you named", own=True)

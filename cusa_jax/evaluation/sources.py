@@ -27,7 +27,7 @@ from cusa_jax import embedding, sharding
 from cusa_jax.data.captions import clean_captions
 from cusa_jax.data.classes import Classes
 from cusa_jax.data.labelled_images import LabelledImages
-from cusa_jax.data.sources import ImageFiles, ImageSource
+from cusa_jax.data.sources import ImageFiles, ImageSource, as_shown
 from cusa_jax.data.splits import CaptionedImages
 from cusa_jax.data.tokenize import tokenizer
 from cusa_jax.encoder import Encoder
@@ -104,13 +104,23 @@ class StudentSource:
     Uni-modal tasks use the uni-modal heads; a student without them, trained on the contrastive loss or CSA, uses
     its cross-modal heads, and one without heads its towers' features (reference evaluation_img.py:196-199). A
     student without embeddings has scores alone.
+
+    shown: one's own pictures are seen as viewers show them; those of the paper's suites are seen as its code does.
     """
 
     needs_data = True
 
     def __init__(
-        self, name: str, student: Student, variables: Variables, mesh: Mesh, batch_size: int, workers: int
+        self,
+        name: str,
+        student: Student,
+        variables: Variables,
+        mesh: Mesh,
+        batch_size: int,
+        workers: int,
+        shown: bool = False,
     ):
+        self._shown = shown
         self.name, self._encoder = name, Encoder(student, mesh, batch_size)
         self._student, self._variables, self._workers = self._encoder.student, variables, workers
         self.architecture = preset_name(self._student.sizes)
@@ -124,7 +134,7 @@ class StudentSource:
     def captioned(self, name: str, split: CaptionedImages | None) -> Captioned:
         assert split is not None
         table = split.table
-        images = self._images(name, split.images(self._student.inputs))
+        images = self._images(name, self._seen(split.images(self._student.inputs), split.own))
         cleaned = self._student.inputs.text.cleaned
         texts = self._texts(name, clean_captions(table.captions) if cleaned else table.captions)
         embeds = self._encoder.embeds
@@ -151,7 +161,7 @@ class StudentSource:
         if self._student.inputs.text.cleaned:
             prompts = clean_captions(prompts)
         texts = self._texts(name, prompts)
-        images = self._images(name, ImageFiles(classes.images.paths))
+        images = self._images(name, self._seen(ImageFiles(classes.images.paths), classes.own))
         shape = (len(classes.names), len(classes.templates), -1)
         if not self._encoder.embeds:
             pairs = embedding.scores(self._encoder, self._variables, images, texts)
@@ -170,6 +180,12 @@ class StudentSource:
             return normalised(self._student.uni(encoded), f"{self.name}: uni-modal embeddings")
         self._encoder.check_embeds()
         return np.asarray(encoded[self._uni])
+
+    def _seen(self, images: ImageSource, own: bool) -> ImageSource:
+        """Raises InputError where pixels are stored that are seen in the other way."""
+        shown = own and self._shown
+        to_own = f"set --as_shown={str(not shown).lower()}"
+        return as_shown(images, shown, to_own if own else "name it as your own, --suite=NAME=PATH")
 
     def _images(self, label: str, images: ImageSource) -> Any:
         try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cusa_jax.data.caption_table import CaptionTable
-from cusa_jax.data.splits import read_split
+from cusa_jax.data.splits import CaptionedImages, read_split
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.metrics import Metric
 from cusa_jax.evaluation.result import Result
@@ -23,12 +23,19 @@ class Dataset:
     """Where data lie. folders: its possible names under the root. holds: what is in it, for messages.
 
     select: the test split of a caption table that may hold more.
+    own: one's own, as `CaptionedImages.own`.
     """
 
     name: str
     folders: tuple[str, ...]
     holds: str
     select: Callable[[CaptionTable], CaptionTable] = lambda table: table
+    own: bool = False
+
+    def captions(self, path: str | Path, split: str = "test", image_root: str = "") -> CaptionedImages:
+        """A split of it that lies at `path`. Raises InputError as `read_split`."""
+        read = read_split(path, split, image_root)
+        return dataclasses.replace(read.select(self.select) if split == "test" else read, own=self.own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +106,5 @@ class Evaluation:
         return outcome
 
     def _embedded(self, dataset: Dataset) -> Captioned:
-        split = None
-        if self.source.needs_data:
-            split = read_split(self.folder(dataset), "test").select(dataset.select)
+        split = dataset.captions(self.folder(dataset)) if self.source.needs_data else None
         return self.source.captioned(dataset.name, split)

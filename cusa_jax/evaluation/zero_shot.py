@@ -73,7 +73,9 @@ def zero_shot_suite(name: str, title: str, data: Dataset) -> Suite:
 
     def run(evaluation: Evaluation) -> Result:
         source = evaluation.source
-        classes: Classes | None = read_classes(evaluation.folder(data)) if source.needs_data else None
+        classes: Classes | None = None
+        if source.needs_data:
+            classes = dataclasses.replace(read_classes(evaluation.folder(data)), own=data.own)
         classified = source.classified(data.name, classes)
         result = zero_shot_result(classified.scores, classified.labels, label=name)
         prompts = f"{len(classes.templates)} templates, such as '{classes.templates[0]}'" if classes else ""

@@ -68,14 +68,21 @@ def load_model(
 ) -> tuple[Student, Params]:
     """The model at `source`, with whatever heads it has, and its variables as numpy arrays.
 
-    tokenizer: a tokenizer.json or a vocabulary, for weights that bring none. dtype: of the computation, of
-    `hub.DTYPES`. Raises InputError where the tokenizer is not the weights', and as `read_weights`.
+    tokenizer, errors: as `with_tokenizer`. dtype: of the computation, of `hub.DTYPES`.
     """
-    weights = read_weights(source, activation)
-    if tokenizer:
-        tokenizer_file.check_words(tokenizer, weights.sizes, str(source))
-        weights = dataclasses.replace(weights, tokenizer=tokenizer)
+    weights = with_tokenizer(read_weights(source, activation), tokenizer, source)
     return weights.student(dtype), weights.variables
+
+
+def with_tokenizer(weights: Weights, tokenizer: str, source: str | Path) -> Weights:
+    """tokenizer: a tokenizer.json or a vocabulary, for weights that bring none; '' leaves theirs.
+
+    Raises InputError where it is not that of the weights at `source`.
+    """
+    if not tokenizer:
+        return weights
+    tokenizer_file.check_words(tokenizer, weights.sizes, str(source))
+    return dataclasses.replace(weights, tokenizer=tokenizer)
 
 
 def write_weights(path: Path, weights: Weights, kind: str = "") -> None:

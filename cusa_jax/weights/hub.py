@@ -69,6 +69,12 @@ class Weights:
             return wanted
         return "float32" if self.config is None else str(self.config.model.dtype)
 
+    def shown(self, wanted: bool | None = None) -> bool:
+        """Whether one's own pictures are seen as viewers show them: as wanted, else as in training, else they are."""
+        if wanted is not None:
+            return wanted
+        return True if self.config is None else bool(self.config.data.as_shown)
+
     def student(self, dtype: str = "float32") -> Student:
         """The model with the heads that there are. dtype: of DTYPES."""
         options = Options(

@@ -10,7 +10,8 @@ from PIL import Image
 from cusa_jax.data import scan
 from cusa_jax.data.captions import read_captions
 from cusa_jax.data.layouts.scan import RegionImages
-from cusa_jax.data.splits import read_split
+from cusa_jax.data.splits import load_split, read_split
+from cusa_jax.data.tokenize import VOCAB_SIZE
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Inputs, Pixels, Regions, Text
 
@@ -187,6 +188,20 @@ def test_pictures_lie_where_the_ids_say_or_nowhere(tmp_path):
         images.picture(0)
     with pytest.raises(InputError, match=r"holds features, and a\.png is no picture beside it"):
         images.read(0, Pixels(4))
+
+
+def test_a_picture_beside_regions_is_seen_as_shown(tmp_path):
+    """Turned by its EXIF: as the pixels lie, the left half is white; as viewers show it, the upper."""
+    folder(tmp_path, ids=["a.png", "b.png", "c.png"])
+    lying, turned = Image.new("RGB", (8, 8)), Image.Exif()
+    lying.paste("white", (0, 0, 4, 8))
+    turned[0x112] = 6
+    lying.save(tmp_path / "a.png", exif=turned)
+    inputs = Inputs(SPEC, Text(12, VOCAB_SIZE))
+    for shown, side in ((False, np.s_[:, :4]), (True, np.s_[:4])):
+        images = load_split(tmp_path, "train", inputs, image_root="", shown=shown).images
+        assert images.read(0, Pixels(8))[0][side].all()
+        assert images.read(0, Pixels(8))[0].mean() == 127.5
 
 
 def test_what_a_model_cannot_take_is_told_before_it_is_read(tmp_path):

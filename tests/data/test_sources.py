@@ -10,6 +10,7 @@ from PIL import Image
 
 from cusa_jax.data import sources
 from cusa_jax.data.caption_table import CaptionTable
+from cusa_jax.data.layouts.shards import ShardImages
 from cusa_jax.data.pipeline import image_batches, train_batches
 from cusa_jax.data.sources import ImageFiles
 from cusa_jax.data.splits import Split
@@ -52,6 +53,19 @@ class RegionFile:
 
     def picture(self, image):
         return self.files.picture(image)
+
+
+def test_some_images_are_seen_as_shown_wherever_they_lie(tmp_path):
+    """Of a source that is not files: a karpathy split in tar shards, say."""
+    lying, turned, shard = Image.new("RGB", (8, 8)), Image.Exif(), tmp_path / "photos"
+    lying.paste("white", (0, 0, 4, 8))
+    turned[0x112] = 6
+    lying.save(shard, "PNG", exif=turned)
+    images = ShardImages(["a", "b"], [shard] * 2, [(0, 0), (0, shard.stat().st_size)])
+    some = sources.selected(images, np.array([1]))
+    upright = sources.as_shown(some, True)
+    assert np.asarray(upright.picture(0))[:4].all()
+    assert np.asarray(sources.as_shown(upright, False).picture(0))[:, :4].all()
 
 
 @pytest.fixture

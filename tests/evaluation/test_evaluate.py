@@ -233,6 +233,12 @@ def test_where_nothing_is_evaluated_that_is_an_error(arrays):
     assert not (arrays / "out").exists()
 
 
+def test_how_to_see_pictures_is_said_of_one_s_own_alone(tmp_path):
+    done = evaluate("--checkpoint=none", "--suite=flickr30k", "--as_shown=true", out=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: --as_shown is for pictures of your own")
+
+
 def test_bad_input_is_one_line(tmp_path):
     done = evaluate("--suite=flickr", out=tmp_path)
     assert done.returncode == 2

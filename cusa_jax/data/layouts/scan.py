@@ -27,10 +27,14 @@ _CAPTIONS = "_caps.txt"
 
 @dataclasses.dataclass(frozen=True)
 class RegionImages:
-    """Regions of each image, in one file; its picture, where one lies at its path, for teachers and for people."""
+    """Regions of each image, in one file; its picture, where one lies at its path, for teachers and for people.
+
+    as_shown: of pictures, as viewers show them (`open_image`).
+    """
 
     features: Features
     paths: Sequence[Path]
+    as_shown: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -43,7 +47,7 @@ class RegionImages:
         return [self._read(image, spec) for spec in specs]
 
     def picture(self, image: int) -> Image.Image:
-        return open_image(self.paths[image])
+        return open_image(self.paths[image], self.as_shown)
 
     def _read(self, image: int, spec: ImageInputs) -> np.ndarray:
         if isinstance(spec, Regions):
