@@ -18,7 +18,8 @@ from cusa_jax.data.tokenizer_file import Tokenizer
 from cusa_jax.encoder import Encoder
 from cusa_jax.errors import InputError
 from cusa_jax.inputs import Pixels
-from cusa_jax.weights.formats import load_model
+from cusa_jax.weights.formats import read_weights
+from cusa_jax.weights.hub import Weights
 
 Space = Literal["cross", "uni"]
 
@@ -26,12 +27,13 @@ Space = Literal["cross", "uni"]
 class Pretrained:
     """A model with embeddings, on the devices that there are. Similarities are inner products of embeddings.
 
+    source: of the weights, for messages.
     space: 'cross' compares images with texts; 'uni' images with images and texts with texts, by the heads for it where
     the model has them.
     """
 
-    def __init__(self, source: str | Path, *, activation: str = "", batch_size: int = 64):
-        student, variables = load_model(source, activation)
+    def __init__(self, source: str | Path, weights: Weights, *, batch_size: int = 64):
+        student, variables = weights.student(), weights.variables
         mesh = sharding.make_mesh()
         self._encoder = Encoder(student, mesh, batch_size)
         try:
@@ -88,7 +90,7 @@ def load(source: str | Path, *, activation: str = "", batch_size: int = 64) -> P
     activation: 'quick_gelu' or 'gelu', of a state dict that does not say it. batch_size: rows that are encoded at once.
     Raises InputError in one line for what is no model, or one that has no embeddings.
     """
-    return Pretrained(source, activation=activation, batch_size=batch_size)
+    return Pretrained(source, read_weights(source, activation), batch_size=batch_size)
 
 
 def _listed(values: Any, what: str) -> list[Any]:

@@ -131,6 +131,10 @@ class StudentSource:
             self._uni_head = "global representation"
         self._uni = int("uni" in heads)
 
+    def check_embeds(self) -> None:
+        """As `Encoder.check_embeds`."""
+        self._encoder.check_embeds()
+
     def captioned(self, name: str, split: CaptionedImages | None) -> Captioned:
         assert split is not None
         table = split.table
