@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from cusa_jax.files import written_whole
 from cusa_jax.progress import progress
 from cusa_jax.teachers.features import write_features
 
-# (numbers int [b] of images, their features float [b, R, D]), every image once.
+# (numbers int [b] of images, their features float [b, R, D]), every image at most once.
 Batches = Iterable[tuple[np.ndarray, np.ndarray]]
 _KEYS = ("features", "x")  # by which detectors' files hold regions
 
@@ -40,13 +41,19 @@ def chosen(table: CaptionTable) -> tuple[np.ndarray, list[str]]:
 
 
 def write_split(
-    folder: Path, split: str, table: CaptionTable, features: Callable[[np.ndarray], Batches]
+    folder: Path,
+    split: str,
+    table: CaptionTable,
+    features: Callable[[np.ndarray], Batches],
+    *,
+    some: bool = False,
 ) -> int:
     """One split, {name}_{ims.npy,caps.txt,ids.txt,pooled.npz}, unless it is there.
 
     The last holds the mean of each image's regions by its id, which can be the image teacher's feature.
     Returns how many images have fewer than five captions: left out.
     features: image numbers -> their features, batch by batch; numbers count within those asked for.
+    some: images without features are left out, with their captions. Raises InputError where there are any, else.
     """
     images, captions = chosen(table)
     name = scan.SPLITS[split][-1]
@@ -59,7 +66,9 @@ def write_split(
         raise InputError(f"image id {broken[0]!r:.80}: SCAN's layout has one id a line; rename it")
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / f"{name}_ims.npy") as fresh:
-        _write_features(fresh, len(images), features(images))
+        found = _write_features(fresh, len(images), features(images), some)
+    ids = list(itertools.compress(ids, found))
+    captions = list(itertools.compress(captions, np.repeat(found, scan.CAPTIONS_PER_IMAGE)))
     for kind, lines in (("caps", captions), ("ids", ids)):
         with written_whole(folder / f"{name}_{kind}.txt") as fresh:
             fresh.write_text("\n".join(lines) + "\n", "utf-8")
@@ -109,7 +118,8 @@ def grid_means(patches: np.ndarray, grid: int) -> np.ndarray:
     return np.stack(means, axis=1)
 
 
-def _write_features(file: Path, count: int, batches: Batches) -> None:
+def _write_features(file: Path, count: int, batches: Batches, some: bool = False) -> np.ndarray:
+    """Returns bool [count], which have features; the others have no row. Raises InputError unless `some` will do."""
     held, missing = None, np.ones(count, bool)
     with progress(total=count, what="regions", unit="image") as bar:
         for numbers, rows in batches:
@@ -118,9 +128,14 @@ def _write_features(file: Path, count: int, batches: Batches) -> None:
             held[numbers] = rows[: len(numbers)]
             missing[numbers] = False
             bar.update(len(numbers))
-    if held is None or missing.any():
+    if held is None or (missing.any() and not some):
         raise InputError(f"{int(missing.sum())} of {count} images have no features; nothing was written")
     held.flush()
+    if missing.any():
+        kept = np.flatnonzero(~missing)
+        with written_whole(file) as fewer:
+            _write_features(fewer, len(kept), ((np.array([n]), held[kept[[n]]]) for n in range(len(kept))))
+    return ~missing
 
 
 def detected(folder: Path, names: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
