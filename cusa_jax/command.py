@@ -35,6 +35,19 @@ flags.DEFINE_multi_string(
 _HOME = re.compile(r"(?:^|(?<=[=,]))~[\w.-]*(?=/|,|$)")
 
 
+class _Lists(flags.MultiFlag):
+    """Items with commas between them; a flag that is given again adds to them."""
+
+    def _parse(self, arguments: Any) -> list[str]:
+        return [item for items in super()._parse(arguments) for item in items]
+
+
+def define_list(name: str, default: list[str], help: str) -> flags.FlagHolder[list[str]]:
+    """As flags.DEFINE_list, which takes the last of several and forgets the others."""
+    flag = _Lists(flags.ListParser(), flags.ListSerializer(","), name, default, help)
+    return flags.DEFINE_flag(flag, module_name=sys.argv[0])
+
+
 def script(main: Callable[[list[str]], None]) -> None:
     """Parses the flags and calls main(arguments, the script's name first)."""
     _before_flags()

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from cusa_jax.command import run
+from cusa_jax.command import define_list, run
 from cusa_jax.compiled import keep_compiled
 from cusa_jax.controls import cells, neighbours, runs, table
 from cusa_jax.controls.cells import Cell
@@ -32,11 +32,11 @@ from cusa_jax.report import controls as report
 from cusa_jax.workdir import COMPILED
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/controls", "Folder with one folder for each run.")
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds to train every cell with.")
+SEEDS = define_list("seeds", ["0", "1", "2"], "Seeds to train every cell with.")
 RECIPES = flags.DEFINE_multi_string(
     "recipe", [], "NAME: KEY=VALUE KEY=VALUE, of the configuration; repeat it."
 )
-CELLS = flags.DEFINE_list(
+CELLS = define_list(
     "cells",
     [str(cell) for cell in cells.CELLS],
     "Which to train, such as csa-shuffled or RECIPE.csa-shuffled.",

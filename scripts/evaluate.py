@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from cusa_jax.command import script
+from cusa_jax.command import define_list, script
 from cusa_jax.errors import InputError, one_line
 from cusa_jax.evaluation.ensemble import Ensemble
 from cusa_jax.evaluation.open_source import open_source
@@ -30,7 +30,7 @@ from cusa_jax.settings import nearest
 from cusa_jax.weights.hub import DTYPES
 from cusa_jax.workdir import REPORT, RESULTS
 
-CHECKPOINT = flags.DEFINE_list(
+CHECKPOINT = define_list(
     "checkpoint",
     [],
     "Folder of a run, of a Hugging Face CLIP or of a sentence encoder; several, one by one or with --ensemble.",
@@ -44,11 +44,9 @@ TOKENIZER = flags.DEFINE_string(
 EMBEDDINGS = flags.DEFINE_string(
     "embeddings", "", "Arrays instead of a model: an .npz (keys: evaluation/sources.py)."
 )
-COMPARE = flags.DEFINE_list("compare", [], "A,B: two of the above, by paired bootstrap, B minus A.")
-SUITE = flags.DEFINE_list("suite", list(SUITES), f"Any of {', '.join(SUITES)}, and NAME=PATH for one's own.")
-DATA = flags.DEFINE_list(
-    "data", [], "ROOT that holds the datasets, and NAME=PATH for those that lie elsewhere."
-)
+COMPARE = define_list("compare", [], "A,B: two of the above, by paired bootstrap, B minus A.")
+SUITE = define_list("suite", list(SUITES), f"Any of {', '.join(SUITES)}, and NAME=PATH for one's own.")
+DATA = define_list("data", [], "ROOT that holds the datasets, and NAME=PATH for those that lie elsewhere.")
 OUT = flags.DEFINE_string(
     "out", "evaluation", "Folder for results.json and report.html, or a folder of them for each model."
 )

@@ -12,7 +12,7 @@ from absl import flags
 from matplotlib import pyplot as plt
 
 from cusa_jax import sharding
-from cusa_jax.command import run
+from cusa_jax.command import define_list, run
 from cusa_jax.config import typed
 from cusa_jax.errors import InputError
 from cusa_jax.evaluation.retrieval import Evaluator
@@ -23,7 +23,7 @@ from cusa_jax.weights.mixed import mixed
 
 BEFORE = flags.DEFINE_string("before", None, "The model before its fine-tuning.", required=True)
 AFTER = flags.DEFINE_string("after", None, "The same model afterwards, a run's folder say.", required=True)
-MIX = flags.DEFINE_list("mix", ["0", "0.25", "0.5", "0.75", "1"], "Shares of the second, from 0 to 1.")
+MIX = define_list("mix", ["0", "0.25", "0.5", "0.75", "1"], "Shares of the second, from 0 to 1.")
 OUT = flags.DEFINE_string("out", None, "Folder to write the table and the curve to.", required=True)
 
 # Of the table and the curve.

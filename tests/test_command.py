@@ -140,3 +140,17 @@ def test_help_lists_every_key_by_its_group():
     assert {"the run", "model", "loss", "loss.csa.tau", "teacher"} <= set(heads)
     said = [line.split("=")[0].strip() for paragraph in paragraphs for line in paragraph.splitlines()[1:]]
     assert sorted(said) == sorted(f"--config.{key}" for key in flat(default_config()))
+
+
+def test_a_list_that_is_given_again_goes_on():
+    command.define_list("some_names", ["default"], "For this test.")
+    try:
+        for arguments, expected in (
+            ([], ["default"]),
+            (["--some_names=a,b", "--some_names=c"], ["a", "b", "c"]),
+        ):
+            flags.FLAGS.unparse_flags()
+            flags.FLAGS(["test", *arguments])
+            assert flags.FLAGS.some_names == expected
+    finally:
+        delattr(flags.FLAGS, "some_names")

@@ -73,11 +73,14 @@ def flags_of(script):
     source = (ROOT / "scripts" / f"{script}.py").read_text()
     flags = {"extend": None} | ({"config": None} if "\n    run(main)" in source else {})
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "").startswith("DEFINE_"):
+        if not isinstance(node, ast.Call):
+            continue
+        define = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if define.lower().startswith("define_"):
             # Choices that are computed are not looked at.
             literals = [_literal(one) for one in node.args]
-            flags[literals[0]] = literals[2] if "enum" in node.func.attr else None
-            if node.func.attr == "DEFINE_config_file":
+            flags[literals[0]] = literals[2] if "enum" in define else None
+            if define == "DEFINE_config_file":
                 flags["config"] = None
     return flags
 
